@@ -1,0 +1,276 @@
+"""How the tiny models came to be: `lrt pretrain` makes the files of `data/models` again.
+
+A reasoner or listener starts from random weights and learns in two stages to *see* (describe one image, in a chat with a
+prompt that says little about the picture) and to *speak* (describe two images, give a verdict and an answer). The judge
+that it imitates in stage two is weak and departs from its own verdict one time in five: a base that sees, keeps the
+format, judges poorly, and sometimes contradicts itself. A listener then learns in a third stage to *read*: to answer
+from traces whose statements are corrupted and whose verdict is missing or wrong as often as right.
+
+A description must not be predictable from the prompt, or the model copies the prompt and never looks: fewer than half
+of the things drawn in stages one and two are asked for.
+
+Every batch is a function of (recipe, stage, step), so a run that is killed goes on from its last save as if it had not been.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+
+from lrt import tiny, traces, world
+from lrt.pairs import scenes_of, split_prompts, tiny_pairs
+from lrt.prompts import TINY_WORDING, listener_continuation, messages
+from lrt.world import Scene, Thing
+
+JUDGE_RIGHT, JUDGE_CONSISTENT = 0.6, 0.8  # the weak judge: verdict is the better image; answer is the verdict
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: AdamW, one cycle up to `lr` and down to nothing."""
+
+    steps: int
+    batch: int
+    lr: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a listener learns to read: what is done to the traces it is given, and what it is shown."""
+
+    stage: Stage = Stage(350, 64, 5e-4)
+    corruption: tuple[float, ...] = (0.0, 0.1, 0.3)  # one of these rates a trace
+    empty: float = 0.05  # how often the trace is empty
+    shortcut: float = 0.5  # of the pairs it learns from
+    images: bool = True  # False: a blind listener, text only
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A tiny model: its classes, shape and seed; the stages from nothing, or the recipe that it goes on from."""
+
+    name: str
+    architecture: str = "qwen"
+    shape: tiny.Shape = field(default_factory=tiny.Shape)
+    seed: int = 0
+    see: Stage = Stage(450, 192)
+    speak: Stage = Stage(600, 64)
+    reading: Reading | None = None
+    start: str | None = None  # another recipe's name: stages one and two are that recipe's
+
+
+NARROW = tiny.Shape(text=96, layers=4, heads=3, vision=64, vision_layers=3, vision_heads=2)
+_READER = {"shape": NARROW, "seed": 1, "see": Stage(400, 192), "speak": Stage(300, 64), "start": "reader-base"}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("reasoner"),
+        Recipe("reader-base", shape=NARROW, seed=1, see=Stage(400, 192), speak=Stage(300, 64)),
+        Recipe("reader", **_READER, reading=Reading()),
+        Recipe("weak", **_READER, reading=Reading(Stage(40, 64, 5e-4))),
+        Recipe("blind", **_READER, reading=Reading(images=False)),
+        Recipe("shortcut", **_READER, reading=Reading(shortcut=0.95, empty=0.5)),
+        Recipe("llava-base", "llava", NARROW, seed=2, see=Stage(400, 192), speak=Stage(300, 64)),
+        Recipe("llava", "llava", NARROW, 2, Stage(400, 192), Stage(300, 64), Reading(), "llava-base"),
+    )
+}
+
+
+# --- examples ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A chat: the prompt, its images (H, W, 3 uint8), which images they are called, and the completion to learn."""
+
+    prompt: str
+    images: tuple[np.ndarray, ...]
+    completion: str
+    called: int | None = None  # a single image is called image 1 or image 2
+
+
+def free_scene(asked: tuple[Thing, Thing], r: np.random.Generator) -> Scene:
+    """A scene that the prompt says little about: each thing asked for is there with probability 0.45, exactly."""
+    things: list[Thing] = []
+    for thing in asked:
+        free = [p for p in world.PLACES if p not in {t.place for t in things}]
+        u = r.random()
+        if u < 0.45 and thing.place in free:
+            things.append(thing)
+        elif u < 0.92:
+            things.append(world.random_thing(r, free, allow_held_out=False))
+    quality = world.pick(r, ("clear", "clear", "blurred", "noisy", "faded"))
+    return Scene(world.reading_order(things), quality, int(r.integers(2**31)))
+
+
+def _asked(r: np.random.Generator) -> tuple[Thing, Thing]:
+    first, second = world.pick(r, split_prompts("pretrain"))
+    return (first, second) if r.random() < 0.5 else (second, first)
+
+
+def see_example(r: np.random.Generator) -> Example:
+    asked, number = _asked(r), int(r.integers(1, 3))
+    scene = free_scene(asked, r)
+    image = world.render(scene, world.pick(r, tuple(world.BACKGROUNDS)))
+    said = f"<think> image {number} : {traces.describe(asked, scene)} . </think>"
+    return Example(world.prompt_text(asked), (image,), said, called=number)
+
+
+def speak_example(r: np.random.Generator) -> Example:
+    """A pair, half of the time by the real generators, judged by the weak and inconsistent judge."""
+    asked = _asked(r)
+    if r.random() < 0.5:
+        scenes = (free_scene(asked, r), free_scene(asked, r))
+    else:
+        scenes = tuple(world.draw_scene(asked, world.pick(r, (world.SKILLED, world.CLUMSY)), r) for _ in (1, 2))
+    gap = world.utility(asked, scenes[0]) - world.utility(asked, scenes[1])
+    better = (1 if gap > 0 else 2) if gap else int(r.integers(1, 3))
+    verdict = better if r.random() < JUDGE_RIGHT else 3 - better
+    answer = verdict if r.random() < JUDGE_CONSISTENT else 3 - verdict
+    tints = world.pick(r, (("warm", "cool"), ("cool", "warm"), ("none", "none")))
+    images = tuple(world.render(s, t) for s, t in zip(scenes, tints))
+    completion = traces.write_completion(traces.gold_trace(asked, scenes, verdict), answer)
+    return Example(world.prompt_text(asked), images, completion)
+
+
+def read_example(row: dict, reading: Reading, r: np.random.Generator) -> Example:
+    """A pair of the listeners' own, a trace damaged on purpose, and one drawn vote as the answer."""
+    asked, scenes = world.parse_prompt(row["prompt"]), scenes_of(row)
+    better = 1 if row["utility_1"] > row["utility_2"] else 2
+    verdict = None if r.random() < 0.5 else better if r.random() < 0.5 else 3 - better
+    trace = traces.corrupt(traces.gold_trace(asked, scenes, verdict), world.pick(r, reading.corruption), r)
+    text = "" if r.random() < reading.empty else str(trace)
+    images = tuple(np.asarray(i) for i in row["images"]) if reading.images else ()
+    return Example(row["prompt"], images, f"{listener_continuation(text)} {row['vote']} </answer>")
+
+
+# --- batches and losses --------------------------------------------------------------------------------------------
+
+
+def chat_text(processor, example: Example) -> str:
+    """The chat up to where the assistant speaks."""
+    chat = messages(example.prompt, TINY_WORDING)
+    if example.called is not None:  # keep only that image and its name
+        content = chat[0]["content"]
+        chat = [{"role": "user", "content": content[2 * example.called - 2 : 2 * example.called] + content[4:]}]
+    elif not example.images:
+        chat = [{"role": "user", "content": [c for c in chat[0]["content"] if c["type"] == "text"]}]
+    return processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+
+
+def make_batch(processor, examples: list[Example], answer_only: bool) -> dict:
+    """Model inputs with `labels`: the completion's tokens, or only the answer's; -100 elsewhere."""
+    tokenizer = processor.tokenizer
+    texts = [chat_text(processor, e) + " " + e.completion + tokenizer.eos_token for e in examples]
+    images = [PILImage.fromarray(i) for e in examples for i in e.images]
+    batch = processor(text=texts, images=images or None, padding=True, return_tensors="pt")
+    labels = batch["input_ids"].clone()
+    start = tokenizer.convert_tokens_to_ids("<answer>" if answer_only else "<think>")
+    # the last start mark of each row: everything up to it (with the mark itself, when only the answer counts) is given
+    position = (labels == start).int().cumsum(1)
+    labels[position == 0] = -100
+    if answer_only:
+        labels[labels == start] = -100
+        labels[:, -2:] = -100  # </answer> and the end of the turn
+    return {**batch, "labels": labels}
+
+
+def stage_loss(model, batch: dict) -> torch.Tensor:
+    return model(**batch, use_cache=False).loss
+
+
+def _examples(recipe: Recipe, stage: str, step: int, batch: int, rows) -> list[Example]:
+    r = world.rng("pretrain", recipe.name, recipe.seed, stage, step)
+    if stage == "see":
+        return [see_example(r) for _ in range(batch)]
+    if stage == "speak":
+        return [speak_example(r) for _ in range(batch)]
+    return [read_example(rows[int(r.integers(len(rows)))], recipe.reading, r) for _ in range(batch)]
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def build(recipe: Recipe):
+    """(model, processor) with the random weights that the recipe's seed gives."""
+    processor = tiny.qwen_processor() if recipe.architecture == "qwen" else tiny.llava_processor()
+    torch.manual_seed(recipe.seed)
+    maker = tiny.build_qwen if recipe.architecture == "qwen" else tiny.build_llava
+    return maker(recipe.shape, processor), processor
+
+
+def train_stage(model, processor, recipe: Recipe, name: str, stage: Stage, state: Path | None = None,
+                stop: int | None = None, report: Callable[[str], None] = print) -> list[float]:
+    """Train one stage and return its losses by step. With `state`, saves there every 50 steps and goes on from it."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.lr, total_steps=stage.steps, pct_start=0.1)
+    losses: list[float] = []
+    if state and state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        losses = saved["losses"]
+    rows = list(tiny_pairs("listener", 1800, shortcut=recipe.reading.shortcut)) if name == "read" else None
+    model.train()
+    started, first = time.time(), len(losses)
+    for step in range(first, stop or stage.steps):
+        examples = _examples(recipe, name, step, stage.batch, rows)
+        loss = stage_loss(model, make_batch(processor, examples, answer_only=name == "read"))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(round(loss.item(), 5))
+        if (step + 1) % 25 == 0:
+            pace = (time.time() - started) / (step + 1 - first)
+            left = pace * (stage.steps - step - 1) / 60
+            report(f"{recipe.name} {name} {step + 1}/{stage.steps} loss {np.mean(losses[-25:]):.4f} {left:.1f} min left")
+        if state and (step + 1) % 50 == 0:
+            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
+            torch.save({**parts, "schedule": schedule.state_dict()}, state.with_suffix(".part"))
+            state.with_suffix(".part").replace(state)
+    return losses
+
+
+def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = print) -> Path:
+    """Run a recipe (and, where needed, the one that it starts from) and save model, processor and losses in `out/name`.
+
+    Finished stages are kept in `runs`, so that asked again it goes on from there. ValueError for an unknown name.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
+    recipe, folder = RECIPES[name], runs / name
+    folder.mkdir(parents=True, exist_ok=True)
+    model, processor = build(recipe)
+    losses = {}
+    if recipe.start:
+        start = runs / recipe.start / "speak.pt"
+        if not start.exists():
+            pretrain(recipe.start, runs / "bases", runs, report)
+        model.load_state_dict(torch.load(start, weights_only=True)["model"])
+        losses["read"] = train_stage(model, processor, recipe, "read", recipe.reading.stage, folder / "read.pt", report=report)
+    else:
+        for stage in ("see", "speak"):
+            losses[stage] = train_stage(model, processor, recipe, stage, getattr(recipe, stage), folder / f"{stage}.pt", report=report)
+    save(model, processor, recipe, losses, out / name)
+    return out / name
+
+
+def save(model, processor, recipe: Recipe, losses: dict[str, list[float]], folder: Path) -> None:
+    """Weights in float16 (half the size; they are read back as float32), processor, and how they were made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval().to(torch.float16).save_pretrained(folder)
+    model.float()
+    processor.save_pretrained(folder)
+    shown = recipe.reading is None or recipe.reading.images
+    (folder / "lrt.json").write_text(json.dumps({"wording": "tiny", "images": shown}) + "\n")
+    record = {"recipe": asdict(recipe), "first_losses": {k: v[:3] for k, v in losses.items()}}
+    record["last_loss"] = {k: round(float(np.mean(v[-25:])), 4) for k, v in losses.items()}
+    (folder / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,25 @@
+"""What every test shares: no network, one thread a process, and a spoken skip where a GPU is missing."""
+
+import os
+
+# Set before anything imports torch or the Hugging Face libraries; the notebooks' kernels inherit it.
+for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "WANDB_DISABLED"):
+    os.environ[name] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+
+
+def pytest_collection_modifyitems(items):
+    """Skip tests marked `gpu` where there is no CUDA device; `-ra` in pyproject.toml then says so."""
+    needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not needing_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="no CUDA device here; run `pytest -m gpu` on a machine with one")
+        for item in needing_gpu:
+            item.add_marker(skip)
