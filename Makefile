@@ -45,16 +45,17 @@ bench: $(READY)
 
 # Made anew when the lock or pyproject.toml is newer; otherwise a second call starts at once.
 # PyTorch comes first and by exact version, so that nothing else can choose a build of it, and loudly, for it is the
-# long part. On Linux it brings its own CUDA packages, which is why the lock does not name them.
+# long part. On Linux it brings its own CUDA packages, which is why the lock does not name them. Bytecode is left to
+# the first import: compiling it for every package takes about as long as unpacking them.
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "lrt needs Python 3.11 or later, and '$(PYTHON)' is older or missing. Name another: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "'$(PYTHON) -m venv' failed. Some Linux systems keep venv in a package of its own (python3-venv)."; exit 1; }
 	@echo "Setting up .venv, once. 1 of 3: $(TORCH) ..."
-	@$(PIP) install $(TORCH) $(TORCH_ARGS)
+	@$(PIP) install --no-compile $(TORCH) $(TORCH_ARGS)
 	@echo "2 of 3: the other packages of requirements.lock; a few minutes, quietly ..."
-	@$(PIP) install --quiet -r requirements.lock
+	@$(PIP) install --quiet --no-compile -r requirements.lock
 	@echo "3 of 3: lrt itself ..."
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(READY)

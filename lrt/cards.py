@@ -41,7 +41,7 @@ def reasoner_card(loaded: Loaded, pairs: Dataset, max_new_tokens: int = 64) -> d
     parsed = [parse(t) for t in texts]
     checked = [
         s
-        for row, p in zip(rows, parsed)
+        for row, p in zip(rows, parsed, strict=True)
         for s in traces.check_trace(p.trace, world.parse_prompt(row["prompt"]), scenes_of(row))
     ]
     attributes = ("colour", "shape", "place", "mark", "missing", "quality")
@@ -51,7 +51,7 @@ def reasoner_card(loaded: Loaded, pairs: Dataset, max_new_tokens: int = 64) -> d
         "n_pairs": len(rows),
         "format": _share(p.ok for p in parsed),
         "true_words": true | {"all": _share(s.true for s in checked)},
-        "accuracy_utility": _share(p.answer == _better(r) for p, r in zip(parsed, rows)),
+        "accuracy_utility": _share(p.answer == _better(r) for p, r in zip(parsed, rows, strict=True)),
         "departs_from_own_verdict": _share(a != v for a, v in pairs_said if v is not None),
     }
 
@@ -60,19 +60,20 @@ def reading_test(listener, pairs: Dataset) -> dict:
     """The reading test on pairs with one truly better image; every number is a share or a probability in [0, 1].
 
     `listener` is anything with `p_first(prompts_B, images_B, traces_BG)`. "Right" means: the better image gets more
-    than half. `moved_by_*` are mean absolute changes of p. Position bias is the mean p of image 1 over both orders, less a half.
+    than half. `moved_by_*` are mean absolute changes of p. Position bias is the
+    mean p of image 1 over both orders, less a half.
     """
     rows = list(pairs)
     gold = [traces.gold_trace(world.parse_prompt(r["prompt"]), scenes_of(r), None) for r in rows]
     variants = {
         "true": [str(g) for g in gold],
         "swapped": [str(traces.swap_descriptions(g)) for g in gold],
-        "right_verdict": [_with_verdict(g, _better(r)) for g, r in zip(gold, rows)],
-        "wrong_verdict": [_with_verdict(g, 3 - _better(r)) for g, r in zip(gold, rows)],
+        "right_verdict": [_with_verdict(g, _better(r)) for g, r in zip(gold, rows, strict=True)],
+        "wrong_verdict": [_with_verdict(g, 3 - _better(r)) for g, r in zip(gold, rows, strict=True)],
         "empty": ["" for _ in gold],
     }
-    p_BG = np.array(_listen(listener, rows, [list(v) for v in zip(*variants.values())]), dtype=float)
-    p = dict(zip(variants, p_BG.T))
+    p_BG = np.array(_listen(listener, rows, [list(v) for v in zip(*variants.values(), strict=True)]), dtype=float)
+    p = dict(zip(variants, p_BG.T, strict=True))
     better_first = np.array([_better(r) == 1 for r in rows])
     right = {name: float(np.mean((v > 0.5) == better_first)) for name, v in p.items()}
     turned = list(swap_order(pairs))

@@ -112,7 +112,7 @@ def two_logits(before, after):
                   label=f'logit of "{k + 1}"')
     left.axvline(0, color=GREY, linewidth=0.8)
     left.set_yticks(y, [words(name, 26) for name in variants])
-    left.set(ylim=(len(y) - 0.5, -0.5), xlabel="logit (nats)")
+    left.set(ylim=(len(y) - 0.5, -0.5), xlabel="logit (nats)", ylabel="trace")
     right.barh(y, p, height=0.5, color=BLUE, alpha=0.4)
     right.axvline(0.5, color=GREY, linestyle="--", linewidth=1, label="undecided")
     for height, value in zip(y, p, strict=True):

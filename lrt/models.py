@@ -151,8 +151,10 @@ def generate(loaded: Loaded, prompts: list[str], images: list, max_new_tokens: i
     """One completion a pair, as text without the end-of-turn mark. Greedy at temperature 0; otherwise sampled, each
     batch with a seed of its own, leaving the global generators as they were. Image tokens are never sampled."""
     tokenizer, texts = loaded.tokenizer, []
-    suppress = [i for i in [loaded.model.config.image_token_id] if i is not None]
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    sampling = {"do_sample": temperature > 0}
+    if temperature:
+        sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+    image_ids = [loaded.model.config.image_token_id]
     devices = [loaded.device] if loaded.device.type == "cuda" else []
     for start in range(0, len(prompts), batch):
         chunk = slice(start, start + batch)
@@ -164,7 +166,7 @@ def generate(loaded: Loaded, prompts: list[str], images: list, max_new_tokens: i
         ).to(loaded.device)
         with torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(seed * 1_000_003 + start)
-            out = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, suppress_tokens=suppress, **sampling)
+            out = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, suppress_tokens=image_ids, **sampling)
         new = out[:, inputs["input_ids"].shape[1] :]
         texts += tokenizer.batch_decode(new, skip_special_tokens=True)
     return texts

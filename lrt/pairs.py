@@ -167,7 +167,7 @@ def _votes(utility_1: float, utility_2: float, r: np.random.Generator) -> dict:
 
 def _drawn(scenes: tuple[Scene, Scene], tints: tuple[str, str]) -> dict:
     return {
-        "images": [{"bytes": png(world.render(s, t)), "path": None} for s, t in zip(scenes, tints)],
+        "images": [{"bytes": png(world.render(s, t)), "path": None} for s, t in zip(scenes, tints, strict=True)],
         "tint_1": tints[0],
         "tint_2": tints[1],
         "scene_1": scenes[0].to_json(),

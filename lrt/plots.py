@@ -90,7 +90,7 @@ def agree_conflict(records, split="tint_uninformative", metrics=("accuracy_agree
     ax.plot([], [], "o", color=GREY, markerfacecolor="white", label="they conflict")
     chance(ax, across=True)
     ax.set_yticks(range(len(agree)), [_label(r) + (f", seed {r.seed}" if several else "") for r in agree])
-    ax.set(ylim=(len(agree) - 0.5, -0.5), xlabel=ACCURACY)
+    ax.set(ylim=(len(agree) - 0.5, -0.5), xlabel=ACCURACY, ylabel="method")
     percent(ax.xaxis)
     legend(fig)
     return fig

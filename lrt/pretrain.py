@@ -1,15 +1,16 @@
 """How the tiny models came to be: `lrt pretrain` makes the files of `data/models` again.
 
-A reasoner or listener starts from random weights and learns in two stages to *see* (describe one image, in a chat with a
-prompt that says little about the picture) and to *speak* (describe two images, give a verdict and an answer). The judge
-that it imitates in stage two is weak and departs from its own verdict one time in five: a base that sees, keeps the
+A reasoner or listener starts from random weights and learns in two stages to *see* (describe one image, in a chat with
+a prompt that says little about the picture) and to *speak* (describe two images, give a verdict and an answer). The
+judge that it imitates in stage two is weak and departs from its own verdict one time in five: a base that sees, keeps the
 format, judges poorly, and sometimes contradicts itself. A listener then learns in a third stage to *read*: to answer
 from traces whose statements are corrupted and whose verdict is missing or wrong as often as right.
 
 A description must not be predictable from the prompt, or the model copies the prompt and never looks: fewer than half
 of the things drawn in stages one and two are asked for.
 
-Every batch is a function of (recipe, stage, step), so a run that is killed goes on from its last save as if it had not been.
+Every batch is a function of (recipe, stage, step), so a run that is killed goes on from its last save as if it had not
+been.
 """
 
 import json
@@ -28,6 +29,7 @@ from lrt.prompts import TINY_WORDING, listener_continuation, messages
 from lrt.world import Scene, Thing
 
 JUDGE_RIGHT, JUDGE_CONSISTENT = 0.6, 0.8  # the weak judge: verdict is the better image; answer is the verdict
+SAVE_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def speak_example(r: np.random.Generator) -> Example:
     verdict = better if r.random() < JUDGE_RIGHT else 3 - better
     answer = verdict if r.random() < JUDGE_CONSISTENT else 3 - verdict
     tints = world.pick(r, (("warm", "cool"), ("cool", "warm"), ("none", "none")))
-    images = tuple(world.render(s, t) for s, t in zip(scenes, tints))
+    images = tuple(world.render(s, t) for s, t in zip(scenes, tints, strict=True))
     completion = traces.write_completion(traces.gold_trace(asked, scenes, verdict), answer)
     return Example(world.prompt_text(asked), images, completion)
 
@@ -206,7 +208,7 @@ def build(recipe: Recipe):
 
 def train_stage(model, processor, recipe: Recipe, name: str, stage: Stage, state: Path | None = None,
                 stop: int | None = None, report: Callable[[str], None] = print) -> list[float]:
-    """Train one stage and return its losses by step. With `state`, saves there every 50 steps and goes on from it."""
+    """Train one stage; its losses by step. With `state`, saves there every `SAVE_EVERY` steps and goes on from it."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, stage.lr, total_steps=stage.steps, pct_start=0.1)
     losses: list[float] = []
@@ -231,8 +233,9 @@ def train_stage(model, processor, recipe: Recipe, name: str, stage: Stage, state
         if (step + 1) % 25 == 0:
             pace = (time.time() - started) / (step + 1 - first)
             left = pace * (stage.steps - step - 1) / 60
-            report(f"{recipe.name} {name} {step + 1}/{stage.steps} loss {np.mean(losses[-25:]):.4f} {left:.1f} min left")
-        if state and (step + 1) % 50 == 0:
+            loss_now = np.mean(losses[-25:])
+            report(f"{recipe.name} {name} {step + 1}/{stage.steps} loss {loss_now:.4f} {left:.1f} min left")
+        if state and (step + 1) % SAVE_EVERY == 0:
             parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
             torch.save({**parts, "schedule": schedule.state_dict()}, state.with_suffix(".part"))
             state.with_suffix(".part").replace(state)
@@ -255,10 +258,12 @@ def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = p
         if not start.exists():
             pretrain(recipe.start, runs / "bases", runs, report)
         model.load_state_dict(torch.load(start, weights_only=True)["model"])
-        losses["read"] = train_stage(model, processor, recipe, "read", recipe.reading.stage, folder / "read.pt", report=report)
+        stages = {"read": recipe.reading.stage}
     else:
-        for stage in ("see", "speak"):
-            losses[stage] = train_stage(model, processor, recipe, stage, getattr(recipe, stage), folder / f"{stage}.pt", report=report)
+        stages = {"see": recipe.see, "speak": recipe.speak}
+    for stage, settings in stages.items():
+        state = folder / f"{stage}.pt"
+        losses[stage] = train_stage(model, processor, recipe, stage, settings, state, report=report)
     save(model, processor, recipe, losses, out / name)
     return out / name
 

@@ -1,7 +1,7 @@
 """The tiny models' anatomy: real classes of transformers, only narrow, built from a config without any download.
 
-The reasoner is a `Qwen2_5_VLForConditionalGeneration` with Qwen2.5-VL's chat markers, M-RoPE and image tokens; one listener
-is of LLaVA's classes, with a tokenizer and chat format of its own. Both know a vocabulary of about 50 words.
+The reasoner is a `Qwen2_5_VLForConditionalGeneration` with Qwen2.5-VL's chat markers, M-RoPE and image tokens; one
+listener is of LLaVA's classes, with a tokenizer and chat format of its own. Both know a vocabulary of about 50 words.
 """
 
 from dataclasses import dataclass

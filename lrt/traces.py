@@ -150,7 +150,7 @@ def check_trace(text: str, asked: tuple[Thing, Thing], scenes: tuple[Scene, Scen
     trace, _ = read_trace(text)
     return [
         statement
-        for i, (said, scene) in enumerate(zip(trace.images, scenes), start=1)
+        for i, (said, scene) in enumerate(zip(trace.images, scenes, strict=True), start=1)
         if said is not None
         for statement in check_description(i, said, asked, scene)
     ]
@@ -199,5 +199,7 @@ def corrupt(trace: Trace, rate: float, r: np.random.Generator) -> Trace:
         thing = Thing(word(t.colour, COLOURS), word(t.shape, SHAPES), word(t.place, PLACES))
         return Claim(thing, word(slot.mark, MARKS))
 
-    images = [d and Description((claim(d.slots[0]), claim(d.slots[1])), word(d.quality, QUALITIES)) for d in trace.images]
-    return replace(trace, images=(images[0], images[1]))
+    def description(said: Description | None) -> Description | None:
+        return said and Description((claim(said.slots[0]), claim(said.slots[1])), word(said.quality, QUALITIES))
+
+    return replace(trace, images=(description(trace.images[0]), description(trace.images[1])))

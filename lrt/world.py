@@ -1,8 +1,8 @@
 """The tiny world: scenes, the images that show them, and the voters who compare them.
 
 A prompt asks for two coloured shapes, each in a cell of a 2 x 2 grid. Two "generators" of different skill draw it, with
-flaws; simulated voters prefer one image by a Bradley-Terry choice on a known utility. What real data hides is known here:
-which image is truly better, which statements about an image are true, how noisy the votes are.
+flaws; simulated voters prefer one image by a Bradley-Terry choice on a known utility. What real data hides is known
+here: which image is truly better, which statements about an image are true, how noisy the votes are.
 
 One cell is 28 x 28 pixels, exactly one image token of Qwen2.5-VL (14-pixel patches, merged 2 x 2).
 
@@ -102,7 +102,7 @@ def parse_prompt(text: str) -> tuple[Thing, Thing]:
     """The two things that a prompt asks for. ValueError, naming the words that this world knows, for any other text."""
     parts = [part.split() for part in text.strip().split(" and ")]
     known = (COLOURS, SHAPES, PLACES)
-    if len(parts) != 2 or any(len(p) != 3 or any(w not in k for w, k in zip(p, known)) for p in parts):
+    if len(parts) != 2 or any(len(p) != 3 or any(w not in k for w, k in zip(p, known, strict=True)) for p in parts):
         raise ValueError(
             f"not a prompt of the tiny world: {text!r}. It knows only 'COLOUR SHAPE PLACE and COLOUR SHAPE PLACE' "
             f"with colours {', '.join(COLOURS)}; shapes {', '.join(SHAPES)}; places {', '.join(PLACES)}."

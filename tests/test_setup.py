@@ -176,7 +176,7 @@ def test_make_on_a_bare_machine_installs_torch_exactly_and_first(bare_copy):
     (torch,) = pins()["torch"]
     planned = make("--dry-run", "tutorial", "TORCH_ARGS=--some-option", cwd=bare_copy).stdout
     first, second, third = (line for line in planned.splitlines() if re.search(r"-m pip .*install ", line))
-    assert first.endswith(f"install {torch} --some-option")
+    assert first.endswith(f" {torch} --some-option")
     assert "-r requirements.lock" in second and "--some-option" not in second
     assert "--no-deps --no-build-isolation --editable ." in third
 

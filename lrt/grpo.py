@@ -1,0 +1,202 @@
+"""GRPO through TRL's `GRPOTrainer`, configured in one place.
+
+What is simpler here than in a large run, and why:
+
+- **One update a rollout, no reference model** (`beta=0`), TRL's own defaults: the ratio is 1, nothing is clipped, and
+  notebook 03 can derive the whole step by hand. `num_iterations` and `beta` bring both back.
+- **Plain `generate`, no inference engine**: a tiny model samples 64 completions in half a second, and the policy that
+  samples is bit for bit the policy that is updated.
+- **The order of the rows is data** (`training_rows`), not a sampler: TRL's sampler starts over in a resumed run.
+- **Every step is seeded by (seed, step)**, so a killed run goes on exactly, and two runs can be compared step by step.
+- **A constant learning rate**: a schedule would make the same step mean different things in runs of different length.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import get_callable_name, is_async_callable
+
+from lrt.models import Loaded
+from lrt.prompts import messages
+from lrt.runs import OnStep, Watch, row_order, run, without_ties
+
+RewardFunction = Callable[..., list[float | None]]
+
+
+@dataclass(frozen=True)
+class GRPOSettings:
+    """One GRPO run. Equal settings, pairs, rewards and model give equal weights on the same machine."""
+
+    steps: int = 250  # optimiser steps
+    pairs_per_step: int = 8  # groups a rollout
+    num_generations: int = 8  # completions a pair: the size of a group
+    lr: float = 5e-5  # constant; 3e-4 makes the tiny model's traces collapse within 6 steps
+    temperature: float = 1.0  # of sampling, and of the log-probabilities in the loss
+    max_new_tokens: int = 64  # a completion is cut here; a gold trace of the tiny world has at most 43 tokens
+    beta: float = 0.0  # weight of the KL to the model that training began with; 0 = no such model in memory
+    epsilon: float = 0.2  # the ratio is clipped to 1 - epsilon .. 1 + epsilon
+    num_iterations: int = 1  # optimiser steps on one rollout; from the second on the ratio is not 1
+    loss_type: str = "dapo"  # how tokens are averaged: over the batch ("dapo") or a completion first ("grpo")
+    scale_rewards: str = "group"  # advantages divided by the std of the "group", of the "batch", or by "none"
+    max_grad_norm: float = 1.0  # gradients are scaled down to this norm
+    seed: int = 0  # of the order of rows and of all sampling
+    lora_rank: int = 0  # rank of the adapter that `runs.with_adapter` put on the model; 0 = all weights are trained
+    precision: str = "fp32"  # "fp32", or mixed: "bf16" or "fp16" (GPU)
+    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    completions_per_pass: int | None = None  # completions a forward pass; None = a whole step's at once
+    save_every: int = 50  # steps between checkpoints; the last one is kept
+    log_every: int = 1  # steps a record of the log; several are averaged
+
+    def __post_init__(self):
+        per_pass = self.completions_per_pass or self.completions
+        if self.completions % per_pass or per_pass % self.num_generations:
+            raise ValueError(
+                f"completions_per_pass {per_pass} must divide {self.completions} completions into whole groups "
+                f"of {self.num_generations}"
+            )
+        if self.num_generations < 2:
+            raise ValueError("num_generations must be at least 2: an advantage compares the completions of a pair")
+        if self.steps % self.num_iterations or self.save_every % self.num_iterations:
+            raise ValueError(f"steps and save_every must be multiples of num_iterations {self.num_iterations}")
+        if self.save_every % self.log_every:
+            raise ValueError("save_every must be a multiple of log_every, or a resumed log would miss steps")
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise ValueError(f"precision is fp32, bf16 or fp16, not {self.precision!r}")
+
+    @property
+    def completions(self) -> int:
+        return self.pairs_per_step * self.num_generations
+
+
+def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dataset:
+    """The rows of a run in the order in which they are used: `pairs_per_step` a rollout.
+
+    Columns: `prompt` (the chat, with places for the images), `images` (two), `vote` (1 or 2), `pair_id`, `pair_text`
+    (the prompt as the pair has it). The chat is written when a row is read: stored, it would get a `text: None` beside
+    every image. Ties are left out, with a warning. ValueError for fewer pairs than a step takes.
+    """
+    pairs = without_ties(pairs)
+    rollouts = settings.steps // settings.num_iterations
+    order = row_order(len(pairs), settings.pairs_per_step, rollouts, settings.seed)
+    rows = pairs.select(order).select_columns(["prompt", "images", "vote", "pair_id"])
+
+    def with_chat(batch: dict) -> dict:
+        return {**batch, "prompt": [messages(text, loaded.wording) for text in batch["pair_text"]]}
+
+    return rows.rename_column("prompt", "pair_text").with_transform(with_chat)
+
+
+def trl_config(settings: GRPOSettings, weights: Sequence[float], out: str | Path, device: str = "cpu") -> GRPOConfig:
+    """The settings as TRL names them. Image tokens are kept out of completions by TRL itself, as long as
+    `generation_kwargs` is left alone."""
+    per_pass = settings.completions_per_pass or settings.completions
+    return GRPOConfig(
+        output_dir=str(out),
+        max_steps=settings.steps,
+        per_device_train_batch_size=per_pass,
+        gradient_accumulation_steps=settings.completions // per_pass,
+        num_generations=settings.num_generations,
+        num_iterations=settings.num_iterations,
+        max_completion_length=settings.max_new_tokens,
+        temperature=settings.temperature,
+        beta=settings.beta,
+        epsilon=settings.epsilon,
+        loss_type=settings.loss_type,
+        scale_rewards=settings.scale_rewards,
+        reward_weights=list(weights),
+        learning_rate=settings.lr,
+        lr_scheduler_type="constant",
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        shuffle_dataset=False,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device != "cpu",
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        save_total_limit=1,
+        logging_steps=settings.log_every,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def build_trainer(
+    loaded: Loaded,
+    pairs: Dataset,
+    reward_funcs: Sequence[RewardFunction],
+    weights: Sequence[float],
+    settings: GRPOSettings,
+    out: str | Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> GRPOTrainer:
+    """TRL's trainer with everything in place. It patches the model: `train_grpo` takes the patches off again."""
+    if isinstance(loaded.model, PeftModel) != bool(settings.lora_rank):
+        raise ValueError(
+            f"lora_rank is {settings.lora_rank}, and the model has {'an' if settings.lora_rank == 0 else 'no'} adapter: "
+            "give it one with runs.with_adapter(loaded, settings.lora_rank, settings.seed)"
+        )
+    return GRPOTrainer(
+        model=loaded.model,
+        processing_class=loaded.processor,
+        reward_funcs=list(reward_funcs),
+        args=trl_config(settings, weights, out, loaded.device.type),
+        train_dataset=training_rows(pairs, settings, loaded),
+        callbacks=list(callbacks),
+    )
+
+
+def train_grpo(
+    loaded: Loaded,
+    pairs: Dataset,
+    reward_funcs: Sequence[RewardFunction],
+    weights: Sequence[float],
+    settings: GRPOSettings,
+    out_dir: str | Path,
+    on_step: OnStep | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> list[dict]:
+    """Train a reasoner and return the log: one record a step, TRL's metric names plus `time_*` in seconds.
+
+    Killed at any moment and called again in the same way, it ends with the weights of a run that was not; a finished
+    run only loads its model. Afterwards `loaded.model` holds the trained weights in eval mode, and `out_dir/model` a copy
+    for `models.load`. `on_step(step, total, record)` replaces the progress bar. Reward functions are TRL's: see
+    `lrt.rewards`; what they draw from the global generators is seeded by the step.
+
+    Raises ValueError if `out_dir` was started with other settings, pairs, rewards or weights.
+    """
+
+    def make_trainer(watch: Watch) -> GRPOTrainer:
+        timed = [f if is_async_callable(f) else watch.timed(f"reward_{_name(f)}", f) for f in reward_funcs]
+        for function, original in zip(timed, reward_funcs, strict=True):
+            function.__name__ = _name(original)
+        trainer = build_trainer(loaded, pairs, timed, weights, settings, out_dir, [watch, *callbacks])
+        loaded.model.generate = watch.timed("generate", loaded.model.generate)
+        return trainer
+
+    call = {
+        "kind": "grpo",
+        **asdict(settings),
+        "rewards": [_name(f) for f in reward_funcs],
+        "weights": list(weights),
+        "pairs": pairs_id(pairs),
+    }
+    return run(loaded, make_trainer, call, settings.seed, settings.steps, out_dir, on_step)
+
+
+def _name(function: RewardFunction) -> str:
+    return get_callable_name(function)
+
+
+def pairs_id(pairs: Dataset) -> str:
+    """A short hash of which pairs these are, in which order, and how they were voted on."""
+    said = zip(pairs["pair_id"], pairs["vote"], strict=True)
+    return hashlib.sha256(repr(list(said)).encode()).hexdigest()[:16]
