@@ -46,7 +46,7 @@ bench: $(READY)
 # Made anew when the lock or pyproject.toml is newer; otherwise a second call starts at once.
 # PyTorch comes first and by exact version, so that nothing else can choose a build of it, and loudly, for it is the
 # long part. On Linux it brings its own CUDA packages, which is why the lock does not name them. Bytecode is left to
-# the first import: compiling it for every package takes about as long as unpacking them.
+# the first import: compiling it for every package costs about a minute.
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "lrt needs Python 3.11 or later, and '$(PYTHON)' is older or missing. Name another: make PYTHON=python3.12"; exit 1; }

@@ -11,20 +11,29 @@ What is simpler here than in a large run, and why:
 - **A constant learning rate**: a schedule would make the same step mean different things in runs of different length.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from datasets import Dataset
-from peft import PeftModel
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lrt.models import Loaded
 from lrt.prompts import messages
-from lrt.runs import OnStep, Watch, row_order, run, without_ties
+from lrt.runs import (
+    OnStep,
+    Watch,
+    check_adapter,
+    check_settings,
+    common_arguments,
+    pairs_id,
+    row_order,
+    run,
+    without_ties,
+)
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -46,7 +55,7 @@ class GRPOSettings:
     scale_rewards: str = "group"  # advantages divided by the std of the "group", of the "batch", or by "none"
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
     seed: int = 0  # of the order of rows and of all sampling
-    lora_rank: int = 0  # rank of the adapter that `runs.with_adapter` put on the model; 0 = all weights are trained
+    lora_rank: int = 0  # of the adapter that `checkpoints.with_adapter` put on the model; 0 = train all weights
     precision: str = "fp32"  # "fp32", or mixed: "bf16" or "fp16" (GPU)
     gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
     completions_per_pass: int | None = None  # completions a forward pass; None = a whole step's at once
@@ -64,10 +73,7 @@ class GRPOSettings:
             raise ValueError("num_generations must be at least 2: an advantage compares the completions of a pair")
         if self.steps % self.num_iterations or self.save_every % self.num_iterations:
             raise ValueError(f"steps and save_every must be multiples of num_iterations {self.num_iterations}")
-        if self.save_every % self.log_every:
-            raise ValueError("save_every must be a multiple of log_every, or a resumed log would miss steps")
-        if self.precision not in ("fp32", "bf16", "fp16"):
-            raise ValueError(f"precision is fp32, bf16 or fp16, not {self.precision!r}")
+        check_settings(self)
 
     @property
     def completions(self) -> int:
@@ -92,13 +98,12 @@ def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dat
     return rows.rename_column("prompt", "pair_text").with_transform(with_chat)
 
 
-def trl_config(settings: GRPOSettings, weights: Sequence[float], out: str | Path, device: str = "cpu") -> GRPOConfig:
+def trl_config(settings: GRPOSettings, weights: Sequence[float], out: str | Path, device: torch.device) -> GRPOConfig:
     """The settings as TRL names them. Image tokens are kept out of completions by TRL itself, as long as
     `generation_kwargs` is left alone."""
     per_pass = settings.completions_per_pass or settings.completions
     return GRPOConfig(
-        output_dir=str(out),
-        max_steps=settings.steps,
+        **common_arguments(settings, out, device),
         per_device_train_batch_size=per_pass,
         gradient_accumulation_steps=settings.completions // per_pass,
         num_generations=settings.num_generations,
@@ -110,22 +115,7 @@ def trl_config(settings: GRPOSettings, weights: Sequence[float], out: str | Path
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
         reward_weights=list(weights),
-        learning_rate=settings.lr,
-        lr_scheduler_type="constant",
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
         shuffle_dataset=False,
-        bf16=settings.precision == "bf16",
-        fp16=settings.precision == "fp16",
-        gradient_checkpointing=settings.gradient_checkpointing,
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu",
-        save_strategy="steps",
-        save_steps=settings.save_every,
-        save_total_limit=1,
-        logging_steps=settings.log_every,
-        report_to="none",
-        disable_tqdm=True,
     )
 
 
@@ -139,19 +129,27 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> GRPOTrainer:
     """TRL's trainer with everything in place. It patches the model: `train_grpo` takes the patches off again."""
-    if isinstance(loaded.model, PeftModel) != bool(settings.lora_rank):
+    check_adapter(loaded, settings.lora_rank)
+    if settings.beta and not settings.lora_rank and not loaded.model.config._name_or_path:
         raise ValueError(
-            f"lora_rank is {settings.lora_rank}, and the model has {'an' if settings.lora_rank == 0 else 'no'} adapter: "
-            "give it one with runs.with_adapter(loaded, settings.lora_rank, settings.seed)"
+            "beta needs the model that training began with, which is read from disk: save and load it first"
         )
     return GRPOTrainer(
         model=loaded.model,
         processing_class=loaded.processor,
         reward_funcs=list(reward_funcs),
-        args=trl_config(settings, weights, out, loaded.device.type),
+        args=trl_config(settings, weights, out, loaded.device),
         train_dataset=training_rows(pairs, settings, loaded),
         callbacks=list(callbacks),
     )
+
+
+def timed_reward(watch: Watch, function: RewardFunction) -> RewardFunction:
+    if is_async_callable(function):
+        return function
+    timed = watch.timed(f"reward_{get_callable_name(function)}", function)
+    timed.__name__ = get_callable_name(function)
+    return timed
 
 
 def train_grpo(
@@ -167,17 +165,16 @@ def train_grpo(
     """Train a reasoner and return the log: one record a step, TRL's metric names plus `time_*` in seconds.
 
     Killed at any moment and called again in the same way, it ends with the weights of a run that was not; a finished
-    run only loads its model. Afterwards `loaded.model` holds the trained weights in eval mode, and `out_dir/model` a copy
-    for `models.load`. `on_step(step, total, record)` replaces the progress bar. Reward functions are TRL's: see
-    `lrt.rewards`; what they draw from the global generators is seeded by the step.
+    run only loads its model. Afterwards `loaded.model` holds the trained weights, in eval mode, and `out_dir/model` has
+    them for `models.load`. `on_step(step, total, record)` replaces the progress bar. Reward functions have TRL's form
+    (see `lrt.rewards`); what they draw from the global generators is seeded by the step.
 
-    Raises ValueError if `out_dir` was started with other settings, pairs, rewards or weights.
+    Raises ValueError if `out_dir` was started with other settings, pairs, rewards or weights, for a frozen model, and
+    for too few pairs.
     """
 
     def make_trainer(watch: Watch) -> GRPOTrainer:
-        timed = [f if is_async_callable(f) else watch.timed(f"reward_{_name(f)}", f) for f in reward_funcs]
-        for function, original in zip(timed, reward_funcs, strict=True):
-            function.__name__ = _name(original)
+        timed = [timed_reward(watch, f) for f in reward_funcs]
         trainer = build_trainer(loaded, pairs, timed, weights, settings, out_dir, [watch, *callbacks])
         loaded.model.generate = watch.timed("generate", loaded.model.generate)
         return trainer
@@ -185,18 +182,8 @@ def train_grpo(
     call = {
         "kind": "grpo",
         **asdict(settings),
-        "rewards": [_name(f) for f in reward_funcs],
+        "rewards": [get_callable_name(f) for f in reward_funcs],
         "weights": list(weights),
         "pairs": pairs_id(pairs),
     }
     return run(loaded, make_trainer, call, settings.seed, settings.steps, out_dir, on_step)
-
-
-def _name(function: RewardFunction) -> str:
-    return get_callable_name(function)
-
-
-def pairs_id(pairs: Dataset) -> str:
-    """A short hash of which pairs these are, in which order, and how they were voted on."""
-    said = zip(pairs["pair_id"], pairs["vote"], strict=True)
-    return hashlib.sha256(repr(list(said)).encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from lrt.diagrams import CURVES, clip_objective, learning_curves, pairs_grid, reward_parts, two_logits
+from lrt.stats import select
 from lrt.style import (
     BLUE,
     GREY,
@@ -36,13 +37,22 @@ __all__ = ["METHODS", "CURVES", "show", "save", "pairs_grid", "learning_curves",
            "accuracy_by_disagreement", "reliability_diagram", "two_logits", "reward_parts", "clip_objective"]
 
 ACCURACY = "accuracy (% of pairs)"
+RULES = {  # reference lines: judges that are rules, recorded like methods (`lrt.evaluate`) but drawn as lines
+    "content_only": "content only",
+    "tint_only": "tint only",
+    "stated_rule": "rule on base's statements",
+}
+
+
+def _is_line(record):
+    return record.method in RULES or record.method.startswith("majority_of_")
 
 
 def _wanted(records, metric, split=None):
     """Records of a metric ("accuracy", or "contradiction/" for all that begin so) with a value, by method."""
     fits = str.startswith if metric.endswith("/") else str.__eq__
-    found = [r for r in records
-             if fits(r.metric, metric) and split in (None, r.split) and not math.isnan(r.value)]
+    found = [r for r in records if fits(r.metric, metric) and split in (None, r.split)
+             and not math.isnan(r.value) and not _is_line(r)]
     if not found:
         raise ValueError(f"no record of metric {metric!r}" + (f" on split {split!r}" if split else ""))
     return [r for method in in_order(r.method for r in found) for r in found if r.method == method]
@@ -133,10 +143,14 @@ def _listener(record):
     return record.metric.split("/", 1)[1]
 
 
-def accuracy_reference(records, references, split="in_distribution", metric="accuracy"):
-    """Accuracy of the methods on one split beside horizontal lines. references: name -> accuracy in 0..1
-    (majority of 8, the rule on the base's own statements, content only, tint only, published numbers)."""
+def accuracy_reference(records, references=None, split="in_distribution", metric="accuracy"):
+    """Accuracy of the methods on one split beside horizontal lines. references: name -> accuracy in 0..1, by
+    default those among the records (majority of 8, the rule on the base's statements, content, tint)."""
     wanted = _wanted(records, metric, split)
+    if references is None:
+        references = {RULES.get(r.method, r.method.replace("_", " ")): r.value
+                      for r in select(records, split=split, metric=metric) if _is_line(r)}
+    references = {name: value for name, value in references.items() if not math.isnan(value)}
     fig, [[ax]] = figure(records_title(f"Accuracy beside references, {_one_split(wanted)}", wanted))
     for own, x, _ in side_by_side(wanted, _label):
         points(ax, x, own)

@@ -62,6 +62,7 @@ class Recipe:
     seed: int = 0
     see: Stage = Stage(450, 192)
     speak: Stage = Stage(600, 64)
+    again: Stage | None = None  # a second cycle of the same lessons as `speak`
     reading: Reading | None = None
     start: str | None = None  # another recipe's name: stages one and two are that recipe's
 
@@ -71,14 +72,18 @@ _READER = {"shape": NARROW, "seed": 1, "see": Stage(400, 192), "speak": Stage(30
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("reasoner"),
+        # after one cycle it sees everything and marks a third of the things wrongly ("good" asks it to compare picture
+        # and prompt, the slowest thing to learn): hence a second one
+        Recipe("reasoner", again=Stage(350, 64)),
         Recipe("reader-base", shape=NARROW, seed=1, see=Stage(400, 192), speak=Stage(300, 64)),
         Recipe("reader", **_READER, reading=Reading()),
-        Recipe("weak", **_READER, reading=Reading(Stage(40, 64, 5e-4))),
+        Recipe("weak", **_READER, reading=Reading(Stage(100, 64, 5e-4))),
         Recipe("blind", **_READER, reading=Reading(images=False)),
         Recipe("shortcut", **_READER, reading=Reading(shortcut=0.95, empty=0.5)),
         Recipe("llava-base", "llava", NARROW, seed=2, see=Stage(400, 192), speak=Stage(300, 64)),
-        Recipe("llava", "llava", NARROW, 2, Stage(400, 192), Stage(300, 64), Reading(), "llava-base"),
+        Recipe(
+            "llava", "llava", NARROW, 2, Stage(400, 192), Stage(300, 64), reading=Reading(), start="llava-base"
+        ),
     )
 }
 
@@ -190,7 +195,7 @@ def _examples(recipe: Recipe, stage: str, step: int, batch: int, rows) -> list[E
     r = world.rng("pretrain", recipe.name, recipe.seed, stage, step)
     if stage == "see":
         return [see_example(r) for _ in range(batch)]
-    if stage == "speak":
+    if stage in ("speak", "again"):
         return [speak_example(r) for _ in range(batch)]
     return [read_example(rows[int(r.integers(len(rows)))], recipe.reading, r) for _ in range(batch)]
 
@@ -260,7 +265,7 @@ def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = p
         model.load_state_dict(torch.load(start, weights_only=True)["model"])
         stages = {"read": recipe.reading.stage}
     else:
-        stages = {"see": recipe.see, "speak": recipe.speak}
+        stages = {"see": recipe.see, "speak": recipe.speak} | ({"again": recipe.again} if recipe.again else {})
     for stage, settings in stages.items():
         state = folder / f"{stage}.pt"
         losses[stage] = train_stage(model, processor, recipe, stage, settings, state, report=report)

@@ -1,17 +1,15 @@
-"""What the training runs share: a folder that can be killed at any moment, its log, and the model around it.
+"""What the training runs share: the order of their rows, a folder that can be killed at any moment, and its log.
 
     out/settings.json   what the run was started with; a call with anything else is refused
     out/log.jsonl       one line of metrics a step, cut back to the checkpoint when a run goes on
-    out/checkpoint-N/   the last whole checkpoint (the trainers'); removed when the run is done
-    out/model/          the trained model (`models.load` reads it), or its adapter
-    out/done.json       written last: a run with this file returns at once
+    out/checkpoint-N/   the last whole checkpoint (the trainer's); removed when the run is done
+    out/model/          the trained model, or its adapter: `models.load` reads it
+    out/done.json       written last: a run with this file only loads its model
 
-What the trainers leave open and this room closes: checkpoints are written in place, so a torn one can be the newest; the
-weights of a vision-language checkpoint are saved under the hub's names and silently not loaded again; random numbers
-depend on everything drawn before; a trained model keeps the trainer's patches.
+A killed run that is started again ends with the weights of one that was not, because nothing that a step needs lives
+outside the checkpoint: rows are data, in order; and what a step draws is a function of (seed, step).
 """
 
-import copy
 import hashlib
 import json
 import math
@@ -20,34 +18,30 @@ import shutil
 import sys
 import time
 import warnings
-import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from peft import PeftModel
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.utils import logging as hf_logging
 
 from lrt import world
+from lrt.checkpoints import fingerprint, last_checkpoint, load_weights, save_model
 from lrt.models import Loaded
-from lrt.prompts import TINY_WORDING
 
 OnStep = Callable[[int, int, dict], None]  # (step, total, the step's record)
+PRECISIONS = ("fp32", "bf16", "fp16")
+UNLOGGED = ("epoch", "num_tokens", "step_time")  # one epoch is the run; SFT's tokens restart; time_step is ours
 
-# Attention and MLP of the language model, by the names that Qwen's and LLaVA's classes share; never the vision tower.
-LANGUAGE_LINEAR = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
-
-# --- the rows of a run ---------------------------------------------------------------------------------------------
+# --- rows ----------------------------------------------------------------------------------------------------------
 
 
 def without_ties(pairs: Dataset) -> Dataset:
@@ -74,89 +68,54 @@ def row_order(n_pairs: int, per_step: int, steps: int, seed: int) -> list[int]:
     return order[: steps * per_step]
 
 
-# --- models --------------------------------------------------------------------------------------------------------
+def pairs_id(pairs: Dataset) -> str:
+    """A short hash of which pairs these are, in which order, and how they were voted on."""
+    said = zip(pairs["pair_id"], pairs["vote"], strict=True)
+    return hashlib.sha256(repr(list(said)).encode()).hexdigest()[:16]
 
 
-def with_adapter(loaded: Loaded, rank: int, seed: int = 0) -> Loaded:
-    """The model with a fresh LoRA adapter on its language model; rank 0 gives it back as it is.
-
-    The base is frozen and, with the adapter off (`model.disable_adapter()`), computes what it did before: the paper's
-    listener without a second copy. The adapter starts as zero, so at first nothing changes.
-    """
-    if not rank:
-        return loaded
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LINEAR)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = get_peft_model(loaded.model, config)
-    model.peft_config["default"].base_model_name_or_path = loaded.name  # what `models.load` looks up
-    return replace(loaded, model=model)
+# --- settings that both trainers know ------------------------------------------------------------------------------
 
 
-def save_model(loaded: Loaded, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Save a model so that `models.load(folder)` gives it back: weights and processor, or an adapter that names its base.
-
-    `dtype` converts what is written (float16 halves a shipped model), not the model itself.
-    """
-    folder, part = Path(folder), Path(f"{folder}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    model = loaded.model if dtype is None else copy.deepcopy(loaded.model).to(dtype)
-    model.save_pretrained(part)
-    if not isinstance(model, PeftModel):
-        loaded.processor.save_pretrained(part)
-        if loaded.wording == TINY_WORDING:  # the mark of a tiny model
-            settings = {"wording": loaded.wording.name, "images": loaded.sees}
-            (part / "lrt.json").write_text(json.dumps(settings) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+def check_settings(settings: Any) -> None:
+    """ValueError for a run that could not be resumed exactly, or a precision that there is not."""
+    if settings.save_every % settings.log_every:
+        raise ValueError("save_every must be a multiple of log_every, or a resumed log would miss steps")
+    if settings.precision not in PRECISIONS:
+        raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {settings.precision!r}")
 
 
-def load_weights(model: Any, folder: str | Path) -> None:
-    """Put the weights saved in a folder into a model of the same shape (adapter weights into an adapter)."""
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-    else:
-        saved = type(model).from_pretrained(str(folder), dtype=model.dtype)
-        model.load_state_dict(saved.state_dict())
+def check_adapter(loaded: Loaded, rank: int) -> None:
+    """ValueError unless the model has an adapter where the settings speak of one, and none where they do not."""
+    if isinstance(loaded.model, PeftModel) != bool(rank):
+        raise ValueError(
+            f"lora_rank is {rank}, but the model has {'no' if rank else 'an'} adapter: "
+            "checkpoints.with_adapter(loaded, lora_rank, seed) adds one"
+        )
 
 
-def fingerprint(model: Any, trained: bool) -> str:
-    """A short hash of the weights that are trained, or of those that are frozen: their first 64 numbers each."""
-    digest = hashlib.sha256()
-    for name, p in model.named_parameters():
-        if p.requires_grad == trained:
-            digest.update(name.encode() + p.detach().flatten()[:64].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-@contextmanager
-def as_found(model: Any) -> Iterator[None]:
-    """Take a trainer's patches off a model when it leaves, and set it to eval mode.
-
-    The trainers replace `forward` on the object (a deep copy made of a patched model would run the original's weights)
-    and switch the cache off in its config.
-    """
-    parts = {id(m): m for m in (model, model.get_base_model() if isinstance(model, PeftModel) else model)}.values()
-    names = ("forward", "generate", "_original_forward")
-    before = [(m, {n: m.__dict__[n] for n in names if n in m.__dict__}) for m in parts]
-    config, verbose = model.config.__dict__, hf_logging.is_progress_bar_enabled()
-    use_cache = {"use_cache": config["use_cache"]} if "use_cache" in config else {}
-    hf_logging.disable_progress_bar()  # a bar for every file that is written
-    try:
-        yield
-    finally:
-        for m, found in before:
-            for n in names:
-                m.__dict__.pop(n, None)
-            m.__dict__.update(found)
-        if getattr(model, "is_gradient_checkpointing", False):
-            model.activation_checkpointing_disable()
-        config.pop("use_cache", None)
-        config.update(use_cache)
-        model.eval()
-        if verbose:
-            hf_logging.enable_progress_bar()
+def common_arguments(settings: Any, out: str | Path, device: torch.device) -> dict[str, Any]:
+    """What both trainers are told in the same words."""
+    return {
+        "output_dir": str(out),
+        "max_steps": settings.steps,
+        "learning_rate": settings.lr,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed,
+        "bf16": settings.precision == "bf16",
+        "fp16": settings.precision == "fp16",
+        "activation_checkpointing": settings.gradient_checkpointing,
+        "use_cpu": device.type == "cpu",
+        "dataloader_pin_memory": device.type == "cuda",
+        "remove_unused_columns": False,
+        "save_strategy": "steps",
+        "save_steps": settings.save_every,
+        "save_total_limit": 1,  # the older one goes when the newer is complete
+        "logging_steps": settings.log_every,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 # --- the folder ----------------------------------------------------------------------------------------------------
@@ -188,37 +147,6 @@ def cut_log(out: Path, step: int) -> None:
     os.replace(part, out / "log.jsonl")
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: the state (written last) parses, and every file opens.
-
-    Formats: safetensors knows its own length; a torch file is a zip, whose directory is at its end.
-    """
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
-        weights = list(checkpoint.glob("*.safetensors"))
-        for path in weights:
-            with safe_open(path, framework="pt"):
-                pass
-        zips = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
-    except (OSError, ValueError, SafetensorError):
-        return False
-    right_step = state.get("global_step") == int(checkpoint.name.rpartition("-")[2])
-    return right_step and bool(weights) and all(zipfile.is_zipfile(path) for path in zips)
-
-
-def last_checkpoint(out: Path) -> tuple[Path | None, int]:
-    """The newest whole checkpoint and its step, or (None, 0). Torn ones are removed: the trainer would count them."""
-    found = {}
-    for path in out.glob("checkpoint-*"):
-        number = path.name.rpartition("-")[2]
-        if number.isdigit() and is_whole(path):
-            found[int(number)] = path
-        else:
-            shutil.rmtree(path)
-    step = max(found, default=0)
-    return found.get(step), step
-
-
 def check_call(out: Path, call: dict) -> None:
     """Write down what a new run was started with; ValueError if a started one was started with something else."""
     path, call = out / "settings.json", json.loads(json.dumps(call))
@@ -232,14 +160,20 @@ def check_call(out: Path, call: dict) -> None:
         raise ValueError(f"{out} holds a run that was started differently ({what}): use another folder")
 
 
-# --- watching a run ------------------------------------------------------------------------------------------------
+def check_start(out: Path, start: str, name: str) -> None:
+    """A run broken off before its first checkpoint can only begin again from the weights that it began with."""
+    path = out / "start.json"
+    if not path.exists():
+        write_json(path, start)
+    elif json.loads(path.read_text()) != start:
+        raise ValueError(f"{out} was started from other weights than {name} holds now: load the model again")
+
+
+# --- watching ------------------------------------------------------------------------------------------------------
 
 
 class Watch(TrainerCallback):
-    """Seeds every step, times its parts, writes the log and reports progress.
-
-    What a step draws is a function of (seed, step) alone, whatever was drawn before and in whichever process.
-    """
+    """Seeds every step, times its parts, writes the log and reports progress."""
 
     def __init__(self, out: Path, seed: int, on_step: OnStep):
         self.log, self.seed, self.on_step = out / "log.jsonl", seed, on_step
@@ -247,7 +181,7 @@ class Watch(TrainerCallback):
         self.steps, self.since = 0, 0.0
 
     def timed(self, name: str, function: Callable) -> Callable:
-        """The function with its seconds added up under `time_<name>` (on a GPU: until it returns, not until it is done)."""
+        """The function, its seconds added up as `time_<name>` (on a GPU until it returns, not until it is done)."""
 
         def wrapped(*args, **kwargs):
             started = time.perf_counter()
@@ -260,16 +194,17 @@ class Watch(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         set_seed((self.seed * 1_000_003 + state.global_step) % 2**32)
-        self.steps += 1
-        if self.steps == 1:
+        if self.steps == 0:
             self.since = time.perf_counter()
+        self.steps += 1
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" not in logs:
             return  # the trainer's closing summary
         self.seconds["time_step"] = time.perf_counter() - self.since
+        metrics = {name: _finite(value) for name, value in logs.items() if name not in UNLOGGED}
         times = {name: round(seconds / self.steps, 4) for name, seconds in sorted(self.seconds.items())}
-        record = {"step": state.global_step, **{k: _finite(v) for k, v in logs.items() if k != "step_time"}, **times}
+        record = {"step": state.global_step, **metrics, **times}
         self.seconds.clear()
         self.steps = 0
         with self.log.open("a") as file:
@@ -295,6 +230,51 @@ def progress_bar(name: str, total: int, first: int) -> OnStep:
     return on_step
 
 
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def as_found(model: Any) -> Iterator[None]:
+    """Take a trainer's patches off a model when it leaves, and set it to eval mode.
+
+    The trainers replace `forward` on the object (a deep copy of a patched model would run the original's weights) and
+    switch the cache off in its config. Their progress bars and notices about renamed options are kept quiet.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config, names = model.config.__dict__, ("forward", "generate", "_original_forward")
+    before = [(m.__dict__, {n: m.__dict__[n] for n in names if n in m.__dict__}) for m in (model, base)]
+    before.append((config, {"use_cache": config["use_cache"]} if "use_cache" in config else {}))
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*gradient_checkpointing", FutureWarning)
+            yield
+    finally:
+        for attributes, found in before:
+            for name in (*names, "use_cache"):
+                attributes.pop(name, None)
+            attributes.update(found)
+        if base.is_activation_checkpointing:
+            base.activation_checkpointing_disable()
+        model.eval()
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Equal sums in equal order on a GPU, where torch has such kernels; a CPU computes so anyway."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 def run(
     loaded: Loaded,
     make_trainer: Callable[[Watch], Trainer],
@@ -304,44 +284,34 @@ def run(
     out: str | Path,
     on_step: OnStep | None = None,
 ) -> list[dict]:
-    """Train to the end, from wherever the folder stands, and return the log. The model holds the trained weights after.
+    """Train to the end, from wherever the folder stands, and return the log; the model then holds the trained weights.
 
-    `make_trainer(watch)` builds the trainer with `watch` among its callbacks. `call` is whatever makes two runs the same
-    one. ValueError if the folder was started otherwise, or if the model was already trained on and cannot start anew.
+    `make_trainer(watch)` builds the trainer with `watch` among its callbacks; `call` is whatever makes two runs one and
+    the same. ValueError if the folder was started otherwise, or if the model was trained since and cannot start anew.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if not any(p.requires_grad for p in loaded.model.parameters()):
+    out, model = Path(out), loaded.model
+    if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"{loaded.name} is frozen: load it with trainable=True, or give it an adapter")
-    start = fingerprint(loaded.model, trained=True)
-    check_call(out, {"model": loaded.name, **call, "frozen_weights": fingerprint(loaded.model, trained=False)})
-    with as_found(loaded.model):
+    out.mkdir(parents=True, exist_ok=True)
+    check_call(out, {"model": loaded.name, **call, "frozen_weights": fingerprint(model, trained=False)})
+    with as_found(model), deterministic(loaded.device):
         if (out / "done.json").exists():
-            load_weights(loaded.model, out / "model")
+            load_weights(model, out / "model")
             return read_log(out)
         checkpoint, first = last_checkpoint(out)
         if checkpoint is None:
-            _check_start(out, start, loaded.name)
+            check_start(out, fingerprint(model, trained=True), loaded.name)
         else:
-            load_weights(loaded.model, checkpoint)
+            load_weights(model, checkpoint)
         cut_log(out, first)
-        watch = Watch(out, seed, on_step or progress_bar(out.name, steps, first))
-        trainer = make_trainer(watch)
+        trainer = make_trainer(Watch(out, seed, on_step or progress_bar(out.name, steps, first)))
         trainer.remove_callback(PrinterCallback)
-        # The trainer's own loading takes the hub's names of the weights for unknown ones and loads none of them.
-        trainer._load_from_checkpoint = lambda folder, model=None: None
+        # The weights are there already; the trainer's own loading knows none of their names (see lrt.checkpoints).
+        trainer._load_from_checkpoint = lambda *_: None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_model(loaded, out / "model")
+    with as_found(model):
+        save_model(loaded, out / "model")
     write_json(out / "done.json", {"steps": steps})
     for path in out.glob("checkpoint-*"):
         shutil.rmtree(path)
     return read_log(out)
-
-
-def _check_start(out: Path, start: str, name: str) -> None:
-    """A run that was broken off before its first checkpoint can only begin again from the weights it began with."""
-    path = out / "start.json"
-    if not path.exists():
-        write_json(path, start)
-    elif json.loads(path.read_text()) != start:
-        raise ValueError(f"{out} was started from other weights than {name} holds now: load the model again")

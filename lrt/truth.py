@@ -44,7 +44,7 @@ def statements(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_row_each(frame: pd.DataFrame) -> None:
-    """ValueError if two rows share an index label, as in joined tables: they could not be told apart."""
+    """ValueError if two rows share an index label, as in joined tables: nothing could tell them apart."""
     if not frame.index.is_unique:
         raise ValueError("two rows of the table share an index label: join tables with ignore_index=True")
 

@@ -61,7 +61,8 @@ def shown_rows(pairs: Iterable[dict], parts: Iterable[dict], step: int | str, li
         raise ValueError(f"listener {uneven[0]!r} has {len(listeners[uneven[0]])} p for {len(parts)} completions")
     heard = [{name: p[i] for name, p in listeners.items()} for i in range(len(parts))]
     return [
-        {**by_id[part["pair_id"]], **part, "step": step, "listeners": p} for part, p in zip(parts, heard, strict=True)
+        {**by_id[part["pair_id"]], **part, "step": step, "listeners": p}
+        for part, p in zip(parts, heard, strict=True)
     ]
 
 
@@ -88,7 +89,7 @@ def _grouped(shown: list[Shown]) -> dict[str, dict[int | str, list[Shown]]]:
 
 
 def completions_html(rows: Iterable[dict]) -> str:
-    """Static HTML of completions (dicts, see `Shown`): an article a pair, in it the steps, of which the last is open.
+    """Static HTML of completions (dicts, see `Shown`): an article a pair, in it the steps, the last one unfolded.
 
     ValueError naming row and key for a row that lacks something, and for no rows.
     """

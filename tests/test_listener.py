@@ -167,7 +167,7 @@ def bpe(merge_across_words):
     """A Qwen with a byte-level tokenizer of free English; it may have tokens that reach over the end of the chat."""
     core = Tokenizer(BPE())
     core.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=not merge_across_words)
-    corpus = ["assistant\n<think> the image 1 is better . </think> <answer>", "user\nthe image"] * 20
+    corpus = ["assistant\n<think> the image 1 is better . </think> <answer>", "user\nthe image"] * 20 + ["\n<"] * 200
     core.train_from_iterator(corpus, BpeTrainer(vocab_size=600, initial_alphabet=ByteLevel.alphabet()))
     core.add_special_tokens(tiny.QWEN_SPECIAL)
     tokenizer = PreTrainedTokenizerFast(
@@ -377,9 +377,7 @@ def test_random_listener_knows_nothing():
     pairs = tiny_pairs("validation", 120).remove_columns("images")
     prompts, vote = pairs["prompt"], [v == 1 for v in pairs["vote"] for _ in range(8)]
     traces = [[f"{g}" for g in range(8)] for _ in prompts]
-    one, two = (
-        np.ravel(RandomListener(seed).p_first(prompts, [None] * len(prompts), traces)) for seed in (0, 1)
-    )
+    one, two = (np.ravel(RandomListener(seed).p_first(prompts, [None] * len(prompts), traces)) for seed in (0, 1))
     assert 0 <= one.min() < 0.05 and 0.95 < one.max() < 1 and abs(one.mean() - 0.5) < 0.05
     distinct = len(set(prompts)) * 8  # pairs of one prompt draw the same numbers
     for other in (vote, two):

@@ -251,6 +251,17 @@ def test_references_are_lines_with_their_names_and_values():
     assert {"majority of 8 57", "MPS 68"} <= {t.get_text() for t in ax.texts}
 
 
+def test_rules_among_the_records_are_lines_and_not_methods():
+    rules = {"content_only": 0.82, "tint_only": 0.9, "stated_rule": NAN, "majority_of_8": 0.56}
+    found = records("accuracy", SPLITS)
+    found += [Record(name, SPLITS[0], "accuracy", v, v, v, 400, None) for name, v in rules.items()]
+    (ax,) = plots.accuracy_reference(found).axes
+    assert {t.get_text() for t in ax.texts} == {"content only 82", "tint only 90", "majority of 8 56"}
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["base", "SFT", "GRPO", "GRPO +\nlistener"]
+    fig = plots.accuracy_by_split(found)
+    assert set(legend(fig)) == {"base", "SFT", "GRPO", "GRPO + listener", "chance"} and "one seed" in title(fig)
+
+
 def test_disagreement_bins_skip_the_empty_one_and_count_the_rest():
     top, bottom = FIGURES["accuracy_by_disagreement"]().axes
     for method, shift in (("grpo", 0), ("grpo_listener", 0.03)):

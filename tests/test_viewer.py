@@ -64,7 +64,8 @@ def row(pair, **changes):
 
 def test_a_true_trace_is_marked_true_word_by_word(pair):
     page = Page(completions_html([row(pair)]))
-    said = [s.said for s in traces.check_trace(str(gold(pair)), world.parse_prompt(pair["prompt"]), pairs.scenes_of(pair))]
+    checked = traces.check_trace(str(gold(pair)), world.parse_prompt(pair["prompt"]), pairs.scenes_of(pair))
+    said = [statement.said for statement in checked]
     assert page.text("u") == ["true", *said]  # the first stands in the legend
     assert len(page.text("mark")) == 1
     (trace,) = [text for text in page.text("p") if text.startswith("image 1 :")]
@@ -157,7 +158,7 @@ def test_no_scripts_and_nothing_from_elsewhere(pair):
 @settings(max_examples=25, deadline=None)
 @given(st.text(max_size=60) | st.sampled_from(["<script>x</script>", '"><img src=x onerror=y>', "</section>", "&lt;"]))
 def test_whatever_is_written_is_escaped(pair, said):
-    changes = {"text": said, "prompt": said or "x", "step": said or "x", "listeners": {said: 0.2}, "pair_id": said or "x"}
+    changes = {"text": said, "prompt": said, "step": said, "listeners": {said: 0.2}, "pair_id": said}
     page = Page(completions_html([row(pair, scene_1=None, scene_2=None, **changes)]))
     assert {tag for tag, _ in page.tags} <= {
         *("section", "style", "p", "u", "mark", "sup", "span", "article", "h4", "div", "figure", "figcaption", "img"),
@@ -200,14 +201,15 @@ def test_rows_are_joined_from_pairs_and_reward_parts(pair):
 
 
 def test_the_widget_draws_the_pair_and_step_that_are_chosen(pair):
-    rows = [row(pair, step=s) for s in (0, 50)] + [row(pair, pair_id="b", prompt="another prompt", step=s) for s in (50, 90)]
+    rows = [row(pair, step=s) for s in (0, 50)]
+    rows += [row(pairs.tiny_pairs("no_tint", 1)[0], text="said of the second", step=s) for s in (50, 90)]
     slider, steps, page = completions_widget(rows).children
     assert (slider.min, slider.max) == (1, 2)
     assert "step 50" in page.value and "step 0" not in page.value
     steps.value = 0
     assert "step 0" in page.value
     slider.value = 2
-    assert "another prompt" in page.value and [v for _, v in steps.options] == [50, 90]
+    assert "said of the second" in page.value and [v for _, v in steps.options] == [50, 90]
     steps.value = 50
     slider.value = 1
     assert steps.value == 50 and "step 50" in page.value  # kept where the pair has it

@@ -1,0 +1,108 @@
+"""Weights on disk: a model saved and put back, an adapter added, and which checkpoint of a run is whole.
+
+The trainers write a checkpoint in place, so a killed run may leave a torn one as its newest; and they save a
+vision-language model under the hub's names, which their own loading then takes for unknown ones and silently skips.
+"""
+
+import copy
+import hashlib
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+
+from lrt.models import Loaded
+from lrt.prompts import TINY_WORDING
+
+# Attention and MLP of the language model, by the names that Qwen's and LLaVA's classes share; never the vision tower.
+LANGUAGE_LINEAR = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+
+
+def with_adapter(loaded: Loaded, rank: int, seed: int = 0) -> Loaded:
+    """The model with a fresh LoRA adapter on its language model; rank 0 gives it back as it is.
+
+    The base is frozen and, with the adapter off (`model.disable_adapter()`), computes what it did before: the paper's
+    listener without a second copy. The adapter starts as zero, so at first nothing changes.
+    """
+    if not rank:
+        return loaded
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LINEAR)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = get_peft_model(loaded.model, config)
+    model.peft_config["default"].base_model_name_or_path = loaded.name  # what `models.load` looks up
+    return replace(loaded, model=model)
+
+
+def save_model(loaded: Loaded, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Save a model for `models.load(folder)`: its weights and processor, or an adapter that names its base.
+
+    `dtype` converts what is written (float16 halves a shipped model), not the model itself.
+    """
+    folder, part = Path(folder), Path(f"{folder}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    model = loaded.model if dtype is None else copy.deepcopy(loaded.model).to(dtype)
+    model.save_pretrained(part)
+    if not isinstance(model, PeftModel):
+        loaded.processor.save_pretrained(part)
+        if loaded.wording == TINY_WORDING:  # the mark of a tiny model
+            settings = {"wording": loaded.wording.name, "images": loaded.sees}
+            (part / "lrt.json").write_text(json.dumps(settings) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def load_weights(model: Any, folder: str | Path) -> None:
+    """Put the weights saved in a folder into a model of the same shape (adapter weights into an adapter)."""
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    else:
+        saved = type(model).from_pretrained(str(folder), dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
+
+
+def fingerprint(model: Any, trained: bool) -> str:
+    """A short hash of the weights that are trained, or of those that are frozen: their first 64 numbers each."""
+    digest = hashlib.sha256()
+    for name, p in model.named_parameters():
+        if p.requires_grad == trained:
+            digest.update(name.encode() + p.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: the state (written last) parses, and every file opens.
+
+    Formats: safetensors knows its own length; a torch file is a zip, whose directory is at its end.
+    """
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        weights = list(checkpoint.glob("*.safetensors"))
+        for path in weights:
+            with safe_open(path, framework="pt"):
+                pass
+        zips = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
+    except (OSError, ValueError, SafetensorError):
+        return False
+    right_step = state.get("global_step") == int(checkpoint.name.rpartition("-")[2])
+    return right_step and bool(weights) and all(zipfile.is_zipfile(path) for path in zips)
+
+
+def last_checkpoint(out: Path) -> tuple[Path | None, int]:
+    """The newest whole checkpoint and its step, or (None, 0). Torn ones are removed: the trainer would count them."""
+    found = {}
+    for path in out.glob("checkpoint-*"):
+        number = path.name.rpartition("-")[2]
+        if number.isdigit() and is_whole(path):
+            found[int(number)] = path
+        else:
+            shutil.rmtree(path)
+    step = max(found, default=0)
+    return found.get(step), step

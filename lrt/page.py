@@ -1,0 +1,164 @@
+"""The story of a run on one page: a static HTML file that asks nothing of the network.
+
+Everything on it that has a direction is computed by `lrt.story` from the records. Figures are embedded as data URIs,
+with the alternative text that `plots.save` wrote into them.
+"""
+
+import base64
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from lrt import story
+from lrt.stats import Record
+from lrt.style import METHODS, look
+
+# Where a figure stands and what is said below it, in the order of the story; figures are known by their file's name.
+CAPTIONS = {
+    "pairs_grid": ("world", "Pairs as the reasoner sees them, with the vote that is its training label."),
+    "learning_curves": ("training", "What the trainers logged, step by step."),
+    "reward_parts": ("training", "The parts of the reward within one group of completions."),
+    "flip_rates": ("reliance", "Answers that change when only the tint is swapped on the same scenes."),
+    "agree_conflict": ("reliance", "Accuracy where tint and content agree, and where they conflict. A long arrow is a "
+                                   "method that leans on the tint."),
+    "accuracy_by_split": ("accuracy", "Accuracy on every test split. Dashed: a coin."),
+    "accuracy_reference": ("accuracy", "Accuracy beside rules that know only the content, or only the tint."),
+    "contradiction_bars": ("contradiction", "How often a listener that has read the trace chooses otherwise than the "
+                                            "reasoner answered."),
+    "accuracy_by_disagreement": ("contradiction", "Accuracy where the listener agrees with the answer, and where not."),
+}
+CARDS = (story.FLIP, story.DEPARTURE, story.TRUTH, story.ACCURACY)
+OTHER = {  # rows of the table below the accuracies
+    "flip rate": "flip_rate",
+    "accuracy where tint and content agree": "accuracy_agree",
+    "accuracy where they conflict": "accuracy_conflict",
+    "answer departs from own verdict": "own_verdict_departure",
+    "true statements": "truth",
+    "parsable completions": "parsable",
+}
+SHOWN = {"accuracy": 4, "contradiction": 3}  # paragraphs of a section before the rest is folded away
+
+
+def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, notebooks=None,
+               training_listener: str = "reader") -> Path:
+    """Write the page of one run to the file `out`, whole or not at all, and return its path.
+
+    figures_dir: a folder of PNG files from `plots.save` (it may be missing); notebooks: executed notebooks to link to,
+    by default those in `notebooks/` beside the page. ValueError names a figure without alternative text, or a number
+    that two records give.
+    """
+    out = Path(out)
+    notebooks = sorted((out.parent / "notebooks").glob("*.ipynb")) if notebooks is None else map(Path, notebooks)
+    figures = load_figures(figures_dir)
+    placed, other = place(figures)
+    judge = [name for name in story.judges(records, training_listener) if name != training_listener][:1]
+    cards = [*CARDS[:2], *(story.heard_by(name, training_listener) for name in judge), *CARDS[2:]]
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True, undefined=StrictUndefined)
+    html = environment.get_template("page.html.jinja").render(
+        methods=[(method, look(method)[0]) for method in METHODS],
+        headline=story.headline(records, training_listener),
+        cards=[card for measure in cards if (card := headline_card(records, measure))],
+        table=table(records),
+        sections=story.sections(records, training_listener),
+        shown=SHOWN,
+        figures=placed,
+        more_figures=other,
+        limits=story.LIMITS,
+        seeds=sorted({r.seed for r in records if r.seed is not None and r.method in METHODS}),
+        notebooks=[(path.stem, quote(Path(os.path.relpath(path, out.parent)).as_posix())) for path in notebooks],
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.part")
+    draft.write_text(html, encoding="utf-8")
+    os.replace(draft, out)
+    return out
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A figure as the page embeds it; `name` is its file's name without a leading number."""
+
+    name: str
+    src: str
+    alt: str
+    width: int  # pixels on the page: `plots` draws at 150 dpi, a browser's inch has 96
+    height: int
+    caption: str
+
+
+def load_figures(folder: str | Path) -> list[FigureFile]:
+    """The PNG files of a folder by name, those that belong to the story with its caption."""
+    figures = []
+    for path in sorted(Path(folder).glob("*.png")):
+        with Image.open(path) as image:
+            alt, size = image.info.get("Description", ""), image.size
+        if not alt.strip():
+            raise ValueError(f"{path}: a figure without alternative text; write it with plots.save(figure, path, alt)")
+        name = re.sub(r"^\d+[a-z]?_", "", path.stem)
+        data = base64.b64encode(path.read_bytes()).decode()
+        width, height = (round(side * 96 / 150) for side in size)
+        caption = CAPTIONS.get(name, (None, name.replace("_", " ").capitalize() + "."))[1]
+        figures.append(FigureFile(name, f"data:image/png;base64,{data}", alt, width, height, caption))
+    return figures
+
+
+def place(figures: list[FigureFile]) -> tuple[dict[str, list[FigureFile]], list[FigureFile]]:
+    """(figures by section, in the order of the story; the others). Of two with one name, as from two notebooks, the
+    later one tells the story."""
+    latest = {figure.name: figure for figure in figures}
+    placed: dict[str, list[FigureFile]] = {section: [] for section, _ in CAPTIONS.values()}
+    for name, (section, _) in CAPTIONS.items():
+        if name in latest:
+            placed[section].append(latest[name])
+    told = [figure for own in placed.values() for figure in own]
+    return placed, [figure for figure in figures if figure not in told]
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def headline_card(records: list[Record], measure: story.Measure) -> dict | None:
+    """A headline number of every method, with places (in per cent of the width) for its point and interval; None if it
+    was not measured."""
+    split = story.split_of(records, measure.metric)
+    rows = [{"method": method, "label": look(method)[0], **number(story.find(records, method, measure.metric, split))}
+            for method in METHODS]
+    if all(row["why"] for row in rows):
+        return None
+    return {"name": measure.name, "counts": measure.counts, "split": split.replace("_", " "), "rows": rows}
+
+
+def number(record: Record | None) -> dict:
+    """What the page shows of a record: value and interval in per cent, n, where they stand on a scale from 0 to 100; or
+    `why` there is no number."""
+    if record is None or record.value != record.value:
+        return {"why": "not measured" if record is None else "does not apply"}
+    known = record.low == record.low and record.high == record.high
+    low, high = (record.low, record.high) if known else (record.value, record.value)
+    left, right, point = (round(100 * min(1.0, max(0.0, x)), 1) for x in (low, high, record.value))
+    return {"why": "", "value": f"{100 * record.value:.0f} %", "ends": f"[{100 * low:.0f}, {100 * high:.0f}]" * known,
+            "n": record.n, "left": left, "width": round(right - left, 1), "point": point}
+
+
+def table(records: list[Record]) -> list[tuple[str, list[tuple[str, list[dict]]]]]:
+    """Methods x splits: groups of rows, each a title and rows of (label, a number for each method). Rows without any
+    number are left out, and groups without rows."""
+    splits = dict.fromkeys(r.split for r in records if r.metric == "accuracy" and r.method in METHODS)
+    groups = {
+        "Accuracy against the votes": [(split.replace("_", " "), "accuracy", split) for split in splits],
+        "Other measures": [(f"{name} ({split.replace('_', ' ')})", metric, split) for name, metric in OTHER.items()
+                           for split in [story.split_of(records, metric)]],
+    }
+    found = {title: [(label, [number(story.find(records, method, metric, split)) for method in METHODS])
+                     for label, metric, split in rows] for title, rows in groups.items()}
+    kept = {title: [row for row in rows if not all(cell["why"] for cell in row[1])] for title, rows in found.items()}
+    return [(title, rows) for title, rows in kept.items() if rows]
