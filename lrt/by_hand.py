@@ -35,14 +35,15 @@ def advantages(rewards_BG: Tensor) -> Tensor:
 
 
 def log_probs(model: Any, batch: dict[str, Any], temperature: float = 1.0) -> Tensor:
-    """(N, T) log-probability of each sampled token given everything before it."""
+    """(N, T) log-probability of each sampled token given everything before it; 0 where a completion has ended."""
     tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     seen = {name: batch[name] for name in SEEN if name in batch}
     logits = model(input_ids=tokens, attention_mask=mask, **seen).logits / temperature
     T = batch["completion_ids"].shape[1]
     before_NTV = logits[:, -T - 1 : -1]  # the logits at a place speak of the next token
-    return before_NTV.log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
+    sampled_NT = before_NTV.log_softmax(-1).gather(-1, batch["completion_ids"][..., None])[..., 0]
+    return sampled_NT * batch["completion_mask"]
 
 
 def token_weights(mask_NT: Tensor, loss_type: str = "dapo") -> Tensor:

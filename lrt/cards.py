@@ -13,7 +13,8 @@ import numpy as np
 from datasets import Dataset
 
 from lrt import stats, traces, world
-from lrt.models import Loaded, generate
+from lrt.listener import LocalListener
+from lrt.models import Loaded, find, generate, load
 from lrt.pairs import scenes_of, swap_order, tiny_pairs
 from lrt.prompts import parse
 
@@ -102,6 +103,35 @@ def passes(card: dict, needed: Needed = Needed()) -> bool:
         and card["right_when_swapped"] <= needed.right_when_swapped
         and card["moved_by_verdict"] < card["moved_by_statements"]
     )
+
+
+TITLES = {
+    "reasoner": "The base: sees, keeps the format, judges poorly and departs from its own verdict. As a listener: the "
+    "paper's own case, the frozen base.",
+    "reader": "The listener of the training: another seed and width than the reasoner, taught to read evidence.",
+    "llava": "A listener of another architecture (LLaVA's classes), with a tokenizer and chat format of its own.",
+    "weak": "A listener whose reading was cut short.",
+    "blind": "A listener that is given no images: it can only believe the trace.",
+    "shortcut": "A listener that learned from pairs in which the better image is nearly always warm.",
+    "reasoner-sft": "The base after supervised fine-tuning on votes.",
+    "reasoner-grpo": "The base after plain GRPO.",
+    "reasoner-grpo-listener": "The base after GRPO with the listener `reader`.",
+}
+
+
+def card_for(name: str, report=print) -> dict:
+    """Measure a shipped model and write its card: a trained reasoner is looked at, a listener takes the reading test,
+    the base does both."""
+    loaded, pairs = load(name), card_pairs()
+    sections = {}
+    if name.startswith("reasoner"):
+        sections["seeing"] = reasoner_card(loaded, pairs)
+    if not name.startswith("reasoner-"):
+        sections["reading test"] = reading_test(LocalListener(loaded), pairs)
+    folder = Path(find(name))
+    write_card(folder, TITLES[name], sections)
+    report(f"{folder / 'card.json'}: {json.dumps(_rounded(sections))}")
+    return sections
 
 
 def write_card(folder: Path, title: str, sections: dict[str, dict]) -> None:

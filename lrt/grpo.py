@@ -92,8 +92,10 @@ def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dat
     order = row_order(len(pairs), settings.pairs_per_step, rollouts, settings.seed)
     rows = pairs.select(order).select_columns(["prompt", "images", "vote", "pair_id"])
 
+    wording = loaded.wording  # alone: the data set pickles what the function below holds on to
+
     def with_chat(batch: dict) -> dict:
-        return {**batch, "prompt": [messages(text, loaded.wording) for text in batch["pair_text"]]}
+        return {**batch, "prompt": [messages(text, wording) for text in batch["pair_text"]]}
 
     return rows.rename_column("prompt", "pair_text").with_transform(with_chat)
 

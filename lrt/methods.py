@@ -38,6 +38,11 @@ def training_pairs(settings: Profile, seed: int) -> Dataset:
     return tiny_pairs("train", settings.train_pairs, seed=seed)
 
 
+def test_splits(settings: Profile) -> dict[str, Dataset]:
+    """The test pairs of every split that the profile names: the same for every method and seed."""
+    return {split: tiny_pairs(split, settings.test_pairs) for split in settings.splits}
+
+
 def sft_settings(settings: Profile, seed: int) -> SFTSettings:
     return SFTSettings(settings.sft_steps, settings.sft_batch, settings.sft_lr, seed=seed)
 
@@ -54,7 +59,7 @@ def grpo_settings(settings: Profile, seed: int) -> GRPOSettings:
 
 
 def rewards(method: str, listener=None) -> tuple[list[Callable], list[float]]:
-    """(reward functions, weights) of a GRPO method. ValueError for a method that is not rewarded, or a missing listener."""
+    """(reward functions, weights) of a GRPO method. ValueError for any other method, or a missing listener."""
     if method == "grpo":
         return [format_reward, accuracy_reward], list(WEIGHTS[:2])
     if method == "grpo_listener" and listener is not None:

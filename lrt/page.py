@@ -23,16 +23,13 @@ CAPTIONS = {
     "pairs_grid": ("world", "Pairs as the reasoner sees them, with the vote that is its training label."),
     "learning_curves": ("training", "What the trainers logged, step by step."),
     "reward_parts": ("training", "The parts of the reward within one group of completions."),
-    "flip_rates": ("reliance", "Answers that change when only the tint is swapped on the same scenes."),
-    "agree_conflict": ("reliance", "Accuracy where tint and content agree, and where they conflict. A long arrow is a "
-                                   "method that leans on the tint."),
-    "accuracy_by_split": ("accuracy", "Accuracy on every test split. Dashed: a coin."),
+    "flip_rates": ("reliance", "The scenes stay, only their tints are swapped: a judge of content would not notice."),
+    "agree_conflict": ("reliance", "The longer the arrow, the more the accuracy depends on the tint."),
+    "accuracy_by_split": ("accuracy", "The splits differ in what the tint says, and in what training never showed."),
     "accuracy_reference": ("accuracy", "Accuracy beside rules that know only the content, or only the tint."),
-    "contradiction_bars": ("contradiction", "How often a listener that has read the trace chooses otherwise than the "
-                                            "reasoner answered."),
-    "accuracy_by_disagreement": ("contradiction", "Accuracy where the listener agrees with the answer, and where not."),
+    "contradiction_bars": ("contradiction", "Each listener reads the same traces without the answer, and chooses."),
+    "accuracy_by_disagreement": ("contradiction", "Are answers that the listener doubts more often wrong?"),
 }
-CARDS = (story.FLIP, story.DEPARTURE, story.TRUTH, story.ACCURACY)
 OTHER = {  # rows of the table below the accuracies
     "flip rate": "flip_rate",
     "accuracy where tint and content agree": "accuracy_agree",
@@ -57,15 +54,17 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
     figures = load_figures(figures_dir)
     placed, other = place(figures)
     judge = [name for name in story.judges(records, training_listener) if name != training_listener][:1]
-    cards = [*CARDS[:2], *(story.heard_by(name, training_listener) for name in judge), *CARDS[2:]]
+    measures = [story.FLIP, story.DEPARTURE, *(story.heard_by(name, training_listener) for name in judge), story.TRUTH]
+    numbers = [(measure, story.split_of(records, measure.metric)) for measure in measures]
+    numbers += [(story.ACCURACY, split) for split in (story.HOME, story.MAIN)]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=StrictUndefined)
+                              lstrip_blocks=True, undefined=StrictUndefined, finalize=keep_together)
     html = environment.get_template("page.html.jinja").render(
         methods=[(method, look(method)[0]) for method in METHODS],
         headline=story.headline(records, training_listener),
-        cards=[card for measure in cards if (card := headline_card(records, measure))],
+        cards=[card for measure, split in numbers if (card := headline_card(records, measure, split))],
         table=table(records),
-        sections=story.sections(records, training_listener),
+        sections=[(s.key, s.title, list(map(lead, s.paragraphs))) for s in story.sections(records, training_listener)],
         shown=SHOWN,
         figures=placed,
         more_figures=other,
@@ -78,6 +77,20 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
     draft.write_text(html, encoding="utf-8")
     os.replace(draft, out)
     return out
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def keep_together(value):
+    """No line of the page ends within "61 % [55, 67]" or "n = 240"."""
+    return re.sub(r" (?=[%=])|(?<=[%=]) (?=[\[\d])|(?<=\d,) (?=\d+\])", "\u00a0", value) if type(value) is str else value
+
+
+def lead(paragraph: str) -> tuple[str, str]:
+    """(what a paragraph is about, the rest): the words before its first bracket or colon."""
+    end = re.search(r" \(|:|$", paragraph).start()
+    return paragraph[:end], paragraph[end:]
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -126,15 +139,13 @@ def place(figures: list[FigureFile]) -> tuple[dict[str, list[FigureFile]], list[
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def headline_card(records: list[Record], measure: story.Measure) -> dict | None:
-    """A headline number of every method, with places (in per cent of the width) for its point and interval; None if it
-    was not measured."""
-    split = story.split_of(records, measure.metric)
-    rows = [{"method": method, "label": look(method)[0], **number(story.find(records, method, measure.metric, split))}
-            for method in METHODS]
-    if all(row["why"] for row in rows):
-        return None
-    return {"name": measure.name, "counts": measure.counts, "split": split.replace("_", " "), "rows": rows}
+def headline_card(records: list[Record], measure: story.Measure, split: str) -> dict | None:
+    """A headline number of every method; None if it was not measured."""
+    found = {method: story.find(records, method, measure.metric, split) for method in METHODS}
+    rows = [{"method": method, "label": look(method)[0], **number(record)} for method, record in found.items()]
+    known = [record for record, row in zip(found.values(), rows, strict=True) if not row["why"]]
+    about = f"{measure.counts} ({story.context(known)})" if known else ""
+    return {"name": measure.name, "about": about, "rows": rows} if known else None
 
 
 def number(record: Record | None) -> dict:
@@ -153,11 +164,10 @@ def table(records: list[Record]) -> list[tuple[str, list[tuple[str, list[dict]]]
     """Methods x splits: groups of rows, each a title and rows of (label, a number for each method). Rows without any
     number are left out, and groups without rows."""
     splits = dict.fromkeys(r.split for r in records if r.metric == "accuracy" and r.method in METHODS)
-    groups = {
-        "Accuracy against the votes": [(split.replace("_", " "), "accuracy", split) for split in splits],
-        "Other measures": [(f"{name} ({split.replace('_', ' ')})", metric, split) for name, metric in OTHER.items()
-                           for split in [story.split_of(records, metric)]],
-    }
+    groups = {"Accuracy against the votes": [(split.replace("_", " "), "accuracy", split) for split in splits]}
+    for name, metric in OTHER.items():
+        split = story.split_of(records, metric)
+        groups.setdefault(f"Other measures, {split.replace('_', ' ')}", []).append((name, metric, split))
     found = {title: [(label, [number(story.find(records, method, metric, split)) for method in METHODS])
                      for label, metric, split in rows] for title, rows in groups.items()}
     kept = {title: [row for row in rows if not all(cell["why"] for cell in row[1])] for title, rows in found.items()}

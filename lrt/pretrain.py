@@ -16,7 +16,7 @@ been.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,8 @@ class Recipe:
     seed: int = 0
     see: Stage = Stage(450, 192)
     speak: Stage = Stage(600, 64)
-    again: Stage | None = None  # a second cycle of the same lessons as `speak`
+    compare: Stage | None = None  # single images that nearly show what was asked for
+    again: Stage | None = None  # pairs as in `speak`, with such images
     reading: Reading | None = None
     start: str | None = None  # another recipe's name: stages one and two are that recipe's
 
@@ -72,9 +73,9 @@ _READER = {"shape": NARROW, "seed": 1, "see": Stage(400, 192), "speak": Stage(30
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # after one cycle it sees everything and marks a third of the things wrongly ("good" asks it to compare picture
-        # and prompt, the slowest thing to learn): hence a second one
-        Recipe("reasoner", again=Stage(350, 64)),
+        # after two stages it sees everything, but calls good whatever stands in a place that the prompt names: comparing
+        # colour and shape as well is the slowest thing to learn, hence lessons of near misses
+        Recipe("reasoner", compare=Stage(350, 128), again=Stage(400, 64)),
         Recipe("reader-base", shape=NARROW, seed=1, see=Stage(400, 192), speak=Stage(300, 64)),
         Recipe("reader", **_READER, reading=Reading()),
         Recipe("weak", **_READER, reading=Reading(Stage(100, 64, 5e-4))),
@@ -120,19 +121,25 @@ def _asked(r: np.random.Generator) -> tuple[Thing, Thing]:
     return (first, second) if r.random() < 0.5 else (second, first)
 
 
-def see_example(r: np.random.Generator) -> Example:
+def near_scene(asked: tuple[Thing, Thing], r: np.random.Generator) -> Scene:
+    """A scene that the prompt nearly describes: in half of its things one attribute is wrong, seldom two."""
+    rate = world.pick(r, (0.0, 0.2, 0.3))
+    return replace(world.draw_scene(asked, world.Flaws(rate), r), quality=world.pick(r, tuple(world.QUALITIES)))
+
+
+def see_example(r: np.random.Generator, draw=free_scene) -> Example:
     asked, number = _asked(r), int(r.integers(1, 3))
-    scene = free_scene(asked, r)
+    scene = draw(asked, r)
     image = world.render(scene, world.pick(r, tuple(world.BACKGROUNDS)))
     said = f"<think> image {number} : {traces.describe(asked, scene)} . </think>"
     return Example(world.prompt_text(asked), (image,), said, called=number)
 
 
-def speak_example(r: np.random.Generator) -> Example:
+def speak_example(r: np.random.Generator, draw=free_scene) -> Example:
     """A pair, half of the time by the real generators, judged by the weak and inconsistent judge."""
     asked = _asked(r)
     if r.random() < 0.5:
-        scenes = (free_scene(asked, r), free_scene(asked, r))
+        scenes = (draw(asked, r), draw(asked, r))
     else:
         scenes = tuple(world.draw_scene(asked, world.pick(r, (world.SKILLED, world.CLUMSY)), r) for _ in (1, 2))
     gap = world.utility(asked, scenes[0]) - world.utility(asked, scenes[1])
@@ -195,8 +202,10 @@ def _examples(recipe: Recipe, stage: str, step: int, batch: int, rows) -> list[E
     r = world.rng("pretrain", recipe.name, recipe.seed, stage, step)
     if stage == "see":
         return [see_example(r) for _ in range(batch)]
+    if stage == "compare":
+        return [see_example(r, near_scene) for _ in range(batch)]
     if stage in ("speak", "again"):
-        return [speak_example(r) for _ in range(batch)]
+        return [speak_example(r, free_scene if stage == "speak" else near_scene) for _ in range(batch)]
     return [read_example(rows[int(r.integers(len(rows)))], recipe.reading, r) for _ in range(batch)]
 
 
@@ -265,7 +274,7 @@ def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = p
         model.load_state_dict(torch.load(start, weights_only=True)["model"])
         stages = {"read": recipe.reading.stage}
     else:
-        stages = {"see": recipe.see, "speak": recipe.speak} | ({"again": recipe.again} if recipe.again else {})
+        stages = {name: getattr(recipe, name) for name in ("see", "speak", "compare", "again") if getattr(recipe, name)}
     for stage, settings in stages.items():
         state = folder / f"{stage}.pt"
         losses[stage] = train_stage(model, processor, recipe, stage, settings, state, report=report)

@@ -8,17 +8,22 @@ arrive as lists, one entry a completion; used are `vote` and `pair_id`, and for 
 (the prompt's text: TRL's own `prompt` column holds the messages).
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrt.listener import Listener
 from lrt.prompts import heard, parse, text_of
+
+if TYPE_CHECKING:  # rewards need no model, only something that answers as one
+    from lrt.listener import Listener
 
 WEIGHTS = (1.0, 0.5, 0.5)  # of format, accuracy and listener
 log = logging.getLogger(__name__)

@@ -75,8 +75,10 @@ def training_rows(pairs: Dataset, settings: SFTSettings, loaded: Loaded, target:
     order = row_order(len(pairs), settings.pairs_per_step, settings.steps, settings.seed)
     rows = pairs.select_columns(["prompt", "images"]).add_column("completion", said).select(order)
 
+    wording = loaded.wording  # alone: the data set pickles what the function below holds on to
+
     def with_chats(batch: dict) -> dict:
-        prompts = [messages(text, loaded.wording) for text in batch["prompt"]]
+        prompts = [messages(text, wording) for text in batch["prompt"]]
         completions = [[{"role": "assistant", "content": text}] for text in batch["completion"]]
         return {**batch, "prompt": prompts, "completion": completions}
 

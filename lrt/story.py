@@ -22,18 +22,19 @@ LISTENER, PLAIN = "grpo_listener", "grpo"  # the two methods that the paper comp
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric in words: its name, what it counts, and what a higher or a lower one means."""
+    """A metric in words: its name, what it counts, what a higher or a lower one means, and what the highest does."""
 
     metric: str
     name: str
     counts: str
     higher: str
     lower: str
+    most: str = ""
 
 
 FLIP = Measure(
     "flip_rate", "flip rate", "how often the answer changes when only the tint is swapped on the same scenes",
-    "it relies on the tint more", "it relies on the tint less",
+    "it relies on the tint more", "it relies on the tint less", "relies on the tint most",
 )
 ACCURACY = Measure(
     "accuracy", "accuracy", "how often the image with more votes is chosen",
@@ -41,7 +42,7 @@ ACCURACY = Measure(
 )
 DEPARTURE = Measure(
     "own_verdict_departure", "departure rate", "how often the answer is not the winner that its own trace names",
-    "it contradicts itself more often", "it contradicts itself less often",
+    "it contradicts itself more often", "it contradicts itself less often", "contradicts itself most often",
 )
 TRUTH = Measure(
     "truth", "truth", "the share of true statements among those that the traces make",
@@ -187,11 +188,13 @@ def most(records: list[Record], measure: Measure) -> str:
     top = max(found, key=lambda record: record.value)
     others = [r for r in found if r is not top]
     rivals = [r for r in others if compared(records, measure, split, top.method, r.method).word != "higher"]
-    best, measured = f"{_label(top.method)}, {percent(top)}", f"{_capital(measure.name)} ({measure.counts})"
+    named = f"{measure.name}, {measure.counts},"
     if not rivals:
-        return f"{measured}: highest for {best}, clear of every other ({context(found)})."
+        return (f"{_capital(_label(top.method))} {measure.most}: its {named} is {percent(top)}, clear of every other "
+                f"({context(found)}).")
     unclear = _and([f"{_label(r.method)}, {percent(r)}" for r in rivals])
-    return f"{measured}: highest for {best}, but with no clear difference from {unclear} ({context(found)})."
+    return (f"It is not clear which method {measure.most}: the {named} is highest for {_label(top.method)}, "
+            f"{percent(top)}, with no clear difference from {unclear} ({context(found)}).")
 
 
 def within(records: list[Record], metrics: tuple[str, str], splits: tuple[str, str], lead: str, where: str,

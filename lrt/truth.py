@@ -101,6 +101,8 @@ def marked_statements(row) -> list[tuple[str, bool | None]]:
 
     None stands for punctuation, verdicts, malformed sentences, and what cannot be scored. `row`: one
     judgement."""
+    if pd.isna(row["scene_1"]):
+        return [(word, None) for word in row["trace"].split()]
     checked = statements_of(row)
     marked: list[tuple[str, bool | None]] = []
     seen: set[int] = set()

@@ -98,8 +98,10 @@ def completions_html(rows: Iterable[dict]) -> str:
 
 
 def completions_widget(rows: Iterable[dict]):
-    """The same with a slider for the pair and a list of its steps: an ipywidgets.VBox whose children are the slider, the
-    list and the page part. It needs a live kernel: `completions_html` is what stays in a saved notebook."""
+    """The same with a slider for the pair and a list of its steps: an ipywidgets.VBox of slider, list and page part.
+
+    It needs a live kernel: `completions_html` is what stays in a saved notebook.
+    """
     import ipywidgets
 
     groups = list(_grouped(_read(rows)).values())

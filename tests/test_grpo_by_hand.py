@@ -27,7 +27,7 @@ def base(tmp_path_factory):
 
 def trainer_for(base, out, device="cpu", **changes):
     settings = GRPOSettings(
-        **{"steps": 2, "pairs_per_step": 3, "num_generations": 4, "max_new_tokens": 10, "save_every": 2, **changes}
+        **{"steps": 2, "pairs_per_step": 3, "num_generations": 4, "max_new_tokens": 24, "save_every": 2, **changes}
     )
     loaded = models.load(base, device, torch.float32, trainable=True)
     rewards = [varied_reward, long_reward]

@@ -116,7 +116,7 @@ def test_an_adapter_is_on_the_language_model_alone_and_its_base_is_the_model_wit
     assert all("language_model" in name and "lora_" in name for name in trainable)
     assert torch.equal(logits(adapted), logits(plain))  # it starts as zero
     with torch.no_grad():
-        for name, p in adapted.model.named_parameters():
+        for p in adapted.model.parameters():
             if p.requires_grad:
                 p.normal_()
     assert not torch.allclose(logits(adapted), logits(plain), atol=1e-3)

@@ -142,7 +142,8 @@ def test_wheel_contains_the_models(tmp_path):
     files = [path for path in (ROOT / "data/models").rglob("*") if path.is_file()]
     models = {f"lrt/_data/{path.relative_to(ROOT / 'data').as_posix()}" for path in files}
     assert models and models <= names
-    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "lrt").rglob("*.py")} <= names
+    package = [path for path in (ROOT / "lrt").rglob("*.*") if "__pycache__" not in path.parts]
+    assert {path.relative_to(ROOT).as_posix() for path in package} <= names  # templates too
     assert "lrt = lrt.cli:app" in entry_points
 
 
