@@ -1,7 +1,7 @@
 """What the listener and this package cost, as ratios of times measured in one run: `lrt bench`.
 
-Seconds differ from machine to machine, ratios hardly. What is compared takes turns, repeat by repeat, so that a machine that
-slows down slows both; each number is a ratio of medians, with the smallest and largest ratio of a single repeat.
+Seconds differ from machine to machine, ratios hardly. What is compared takes turns, repeat by repeat, so that a machine
+that slows down slows both; each number is a ratio of medians, with the smallest and largest ratio of a single repeat.
 The learning rate is 0: no weight moves, and every repeat does the same work on the same completions.
 """
 
@@ -57,7 +57,7 @@ def in_turns(arms: dict[str, Callable[[], float]], repeats: int) -> dict[str, li
     return measured
 
 
-# --- listener scoring -------------------------------------------------------------------------------------------------
+# --- listener scoring ----------------------------------------------------------------------------------------------
 
 
 def scoring_ratio(group: int, pairs: Dataset, name: str = "reader", repeats: int = 5) -> Ratio:
@@ -90,7 +90,7 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-# --- training steps ---------------------------------------------------------------------------------------------------
+# --- training steps ------------------------------------------------------------------------------------------------
 
 
 class Clock(TrainerCallback):
@@ -148,7 +148,7 @@ def our_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSettin
 
 
 def bare_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSettings) -> float:
-    """Seconds of a median step of TRL's own trainer: the same model, rows, rewards and configuration, nothing of ours."""
+    """Seconds of a median step of TRL's own trainer: the same model, rows, rewards and configuration, no more."""
     loaded, clock = load(reasoner, trainable=True), Clock()
     with tempfile.TemporaryDirectory() as out:
         trainer = GRPOTrainer(
@@ -164,7 +164,7 @@ def bare_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSetti
     return clock.median_step()
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# --- all of it -----------------------------------------------------------------------------------------------------
 
 
 def bench(steps: int = 5, repeats: int = 3, groups: Sequence[int] = GROUPS, pairs_per_step: int = 8,

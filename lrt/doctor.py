@@ -8,13 +8,14 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
-MEMORY_GB, DISK_GB = 6, 2  # two training runs side by side; executed notebooks, checkpoints and models of a run
+MEMORY_GB = 4  # free, for two training runs side by side
+DISK_GB = 1  # for a run's notebooks, checkpoints and models
 CORES = 2  # the tutorial trains two methods side by side
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. `ok` is None where it is only told, not judged; `advice` says what to do if it is False."""
+    """One line of the report. `ok` is None where nothing is judged; `advice` says what to do where it is False."""
 
     name: str
     found: str
@@ -23,7 +24,7 @@ class Check:
 
 
 def checks(folder: str | Path = ".") -> list[Check]:
-    """Everything that is looked at, for runs written below `folder`. Raises nothing: what cannot be found out is said."""
+    """Everything that is looked at, for runs written below `folder`. What cannot be found out is said so."""
     return [_python(), *map(_package, PACKAGES), _cores(), _memory(), _disk(Path(folder)), _gpu(), _models()]
 
 

@@ -247,17 +247,33 @@ def _inside(root: Path, name: str, where: str) -> Path:
 def _image(root: Path, cells: dict, column: str, where: str) -> bytes:
     name = _text(cells, column, where)
     where = f"{where}, column {column}"
-    path = _inside(root, name, where)
+    return _image_bytes(_inside(root, name, where), f"{where}: {name!r}")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image file that the user names, wherever it is, in RGB. ValueError for what is no usable image."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no file {str(path)!r}")
+    return _decoded(_image_bytes(path, repr(str(path)))).convert("RGB")
+
+
+def _image_bytes(path: Path, where: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"{where}: {name!r} cannot be read ({error.strerror})") from None
+        raise ValueError(f"{where} cannot be read ({error.strerror})") from None
     if len(data) > MAX_BYTES:
-        raise ValueError(f"{where}: {name!r} is larger than {MAX_BYTES // 1_000_000} MB")
+        raise ValueError(f"{where} is larger than {MAX_BYTES // 1_000_000} MB")
     if problem := _image_problem(data):
-        raise ValueError(f"{where}: {name!r} {problem}")
+        raise ValueError(f"{where} {problem}")
     return data
+
+
+def _decoded(data: bytes) -> Image.Image:
+    """As a row of the data set will be decoded."""
+    return FEATURES["images"].feature.decode_example({"bytes": data, "path": None})
 
 
 def _image_problem(data: bytes) -> str | None:
@@ -277,7 +293,7 @@ def _image_problem(data: bytes) -> str | None:
             return f"is too narrow: {width} x {height}"
         try:
             image.verify()  # checksums, where the format has them; the image cannot be used after it
-            FEATURES["images"].feature.decode_example({"bytes": data, "path": None})  # as it will be read
+            _decoded(data)
         except Exception as error:
             return f"is truncated or damaged ({error})"
     return None

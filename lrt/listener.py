@@ -165,7 +165,7 @@ def _positions(model, inputs) -> tuple[torch.Tensor, torch.Tensor]:
     Under M-RoPE (Qwen2.5-VL) an image of w x h tokens takes max(w, h) positions, in three coordinates: the shift is
     what it saves. Everywhere else, and for a text without images, positions count tokens.
     """
-    rope = next((module for module in model.modules() if "get_rope_index" in dir(type(module))), None)
+    rope = next((module for module in model.modules() if hasattr(type(module), "get_rope_index")), None)
     if rope is not None and inputs.get("image_grid_thw") is not None:
         return rope.get_rope_index(**inputs)
     mask_BL = inputs["attention_mask"]

@@ -84,7 +84,8 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
 
 def keep_together(value):
     """No line of the page ends within "61 % [55, 67]" or "n = 240"."""
-    return re.sub(r" (?=[%=])|(?<=[%=]) (?=[\[\d])|(?<=\d,) (?=\d+\])", "\u00a0", value) if type(value) is str else value
+    spaces = r" (?=[%=])|(?<=[%=]) (?=[\[\d])|(?<=\d,) (?=\d+\])"
+    return re.sub(spaces, "\u00a0", value) if type(value) is str else value
 
 
 def lead(paragraph: str) -> tuple[str, str]:

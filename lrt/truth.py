@@ -96,11 +96,10 @@ def truth_records(frame: pd.DataFrame, method: str, split: str, seed: int | None
 
 
 def marked_statements(row) -> list[tuple[str, bool | None]]:
-    """The words of a trace in order, each with True or False if it is a checked statement, else None: for a
-    viewer.
+    """For a viewer: the words of a trace in order, each with True or False if it is a checked statement.
 
-    None stands for punctuation, verdicts, malformed sentences, and what cannot be scored. `row`: one
-    judgement."""
+    None stands for punctuation, verdicts, malformed sentences, what cannot be scored, and every word where
+    the scenes are not known. `row`: one judgement."""
     if pd.isna(row["scene_1"]):
         return [(word, None) for word in row["trace"].split()]
     checked = statements_of(row)

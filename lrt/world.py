@@ -152,7 +152,12 @@ def random_thing(r: np.random.Generator, places, allow_held_out: bool) -> Thing:
 
 
 def draw_scene(asked: tuple[Thing, Thing], flaws: Flaws, r: np.random.Generator, allow_held_out=False) -> Scene:
-    """A generator's attempt at a prompt: each attribute wrong at `flaws.rate`, a thing missing at a third of it."""
+    """A generator's attempt at a prompt: each attribute wrong at `flaws.rate`, a thing missing at a third of it.
+
+    Without `allow_held_out` no held-out kind is drawn; ValueError if the prompt itself asks for one.
+    """
+    if not allow_held_out and is_held_out(asked):
+        raise ValueError(f"{prompt_text(asked)!r} asks for a held-out kind: only with allow_held_out")
 
     def other(options, current):
         return pick(r, [o for o in options if o != current])

@@ -8,6 +8,7 @@ from datasets import Dataset
 from tiny_runs import DEVICES, assert_same_weights, build, changed, saved, untimed, weights
 
 from lrt import grpo, models
+from lrt.by_hand import capture_batch
 from lrt.checkpoints import with_adapter
 from lrt.grpo import GRPOSettings
 from lrt.listener import AdapterOffListener, LocalListener
@@ -94,6 +95,23 @@ def test_each_pairs_completions_reach_the_rewards_together(base, tmp_path):
         assert len({text_of(c) for c in completions}) > 1
         shown = [part["image"].tobytes() for part in prompts[0][0]["content"] if part["type"] == "image"]
         assert shown == [i.tobytes() for i in images[0]]
+
+
+@pytest.mark.parametrize("architecture", ["qwen", "llava"])
+def test_training_and_judging_put_the_same_tokens_and_pixels_before_the_model(tmp_path, architecture):
+    loaded, settings = build(architecture), GRPOSettings(**SMALL)
+    trainer = grpo.build_trainer(loaded, PAIRS, [length_reward], [1.0], settings, tmp_path)
+    batch, _ = capture_batch(trainer)
+    asked = [PAIRS[i] for i in row_order(len(PAIRS), 2, 1, 0) for _ in range(3)]
+    judged = loaded.processor(
+        text=[loaded.chat(pair["prompt"]) for pair in asked],
+        images=[list(pair["images"]) for pair in asked],
+        padding=True,
+        return_tensors="pt",
+    )
+    assert torch.equal(batch["prompt_ids"], judged["input_ids"])
+    assert torch.equal(batch["prompt_mask"], judged["attention_mask"])
+    assert torch.equal(batch["pixel_values"], judged["pixel_values"])
 
 
 # --- the same numbers, killed or not

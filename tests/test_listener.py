@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from PIL import Image
@@ -22,7 +22,7 @@ from lrt.controls import Binary, Opinion, Permuted, RandomListener, WrongPair
 from lrt.listener import AdapterOffListener, LocalListener, p_of
 from lrt.models import Loaded, answer_token_ids
 from lrt.pairs import tiny_pairs
-from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, heard, listener_continuation, remove_verdict
+from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, listener_continuation, remove_verdict
 
 KINDS = ("qwen", "llava", "blind")
 SHAPE = tiny.Shape(text=32, layers=2, heads=2, vision=32, vision_layers=2, vision_heads=2)
@@ -243,14 +243,15 @@ def other_answers(completion):
     return ANSWER.sub(lambda inside: inside[0].translate(str.maketrans("12", "21")), completion)
 
 
+@settings(deadline=None)
 @given(completions)
 def test_swapping_the_answer_changes_no_token(completion):
     listener = LocalListener(shared_build("qwen"))
     ids = listener.token_ids(PROMPTS[0], completion)
     assert listener.token_ids(PROMPTS[0], other_answers(completion)) == ids
-    assert listener.token_ids(PROMPTS[0], heard(other_answers(completion))) == ids or "<" in heard(completion)
 
 
+@settings(deadline=None)
 @given(completions, completions)
 def test_nothing_after_the_trace_changes_a_token(completion, after):
     listener = LocalListener(shared_build("qwen"))

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl.trainer.utils import get_callable_name, is_async_callable, nanstd
 
@@ -233,6 +233,7 @@ rewards_BG = st.integers(2, 6).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(rewards_BG)
 def test_advantages_are_those_of_trl(rewards):
     by_function = [[r for group in rewards for r in group]]
@@ -240,6 +241,7 @@ def test_advantages_are_those_of_trl(rewards):
     np.testing.assert_allclose(advantages(rewards), expected.double().numpy(), atol=2e-3, rtol=1e-3)
 
 
+@settings(deadline=None)
 @given(rewards_BG, st.sampled_from([0, 1]))
 def test_advantages_by_hand(rewards, ddof):
     batch = [r for group in rewards for r in group]

@@ -1,0 +1,140 @@
+"""How far the notebooks of the main job are, and how long they will take: pure but for reading logs and writing lines.
+
+The estimate starts from a table of seconds, measured once, and is rescaled by the pace of this machine as it shows.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Phases(NamedTuple):
+    """Seconds that a notebook takes: before its training, for it, after it (all in `before` if it trains nothing)."""
+
+    before: float
+    training: float = 0.0
+    after: float = 0.0
+
+
+# Measured once, on two CPU cores. What matters is their proportion: the pace corrects the rest.
+SECONDS = {
+    "laptop": {
+        "01_data": Phases(20),
+        "02_sft": Phases(20, 60, 90),
+        "03_grpo": Phases(60, 300, 60),
+        "04_listener_rewards": Phases(60, 330, 60),
+        "05_contradictions": Phases(160),
+    },
+    "ci": {
+        "01_data": Phases(10),
+        "02_sft": Phases(10, 5, 25),
+        "03_grpo": Phases(15, 10, 20),
+        "04_listener_rewards": Phases(15, 10, 20),
+        "05_contradictions": Phases(50),
+    },
+}
+UNKNOWN = Phases(30)  # a notebook that is not in the table
+TRUST = 30.0  # seconds that must pass before the pace of this machine counts as much as the table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A notebook on its way. `elapsed`: seconds since its start, None before it or if it needed no run; `step` of
+    `total`: of its training, 0 before that begins or if it trains nothing."""
+
+    name: str
+    expected: Phases
+    elapsed: float | None = None
+    finished: bool = False
+    step: int = 0
+    total: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """How much of its time has passed, as far as anything tells: None before the first step of a training."""
+        if self.finished:
+            return 1.0
+        if not (self.step and self.total):
+            return None
+        passed = self.expected.before + self.expected.training * min(1.0, self.step / self.total)
+        return passed / sum(self.expected)
+
+    def __str__(self) -> str:
+        return f"{self.name} step {self.step}/{self.total}" if self.step else self.name
+
+
+def seconds_left(groups: list[list[Stage]]) -> float:
+    """Estimated seconds until the last notebook is done; the stages of a group run side by side, groups in turn."""
+    seen = [s for group in groups for s in group if s.elapsed is not None and s.share is not None]
+    taken = sum(s.elapsed for s in seen)
+    planned = sum(s.share * sum(s.expected) for s in seen)
+    pace = (taken + TRUST) / (planned + TRUST)
+    return sum(max((_left(stage, pace) for stage in group), default=0.0) for group in groups)
+
+
+def _left(stage, pace):
+    whole = pace * sum(stage.expected)
+    if stage.share is not None:
+        return (1 - stage.share) * whole
+    return max(whole - (stage.elapsed or 0.0), 0.05 * whole)  # late, but nobody knows how much
+
+
+def clock(seconds: float) -> str:
+    """`4:05`, or `1:02:03` from an hour on."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def status(groups: list[list[Stage]], elapsed: float) -> str:
+    """The status line: what runs, how far it is, how long it has taken and about how long it will."""
+    stages = [stage for group in groups for stage in group]
+    running = [str(stage) for stage in stages if stage.elapsed is not None and not stage.finished]
+    done = sum(stage.finished for stage in stages)
+    return (f"[{done}/{len(stages)} done] {', '.join(running) or 'starting'} | {clock(elapsed)} so far, "
+            f"about {clock(seconds_left(groups))} left")
+
+
+def with_step(stage: Stage, log: Path, since: float) -> Stage:
+    """The stage with the last step in a training's JSONL log, if that was written after `since` (seconds since 1970):
+    an older log is that of an earlier run."""
+    try:
+        if os.stat(log).st_mtime < since:
+            return stage
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().splitlines()
+    except OSError:
+        return stage
+    for line in reversed(lines):
+        try:
+            return replace(stage, step=int(json.loads(line)["step"]))
+        except (ValueError, KeyError, TypeError):
+            continue  # half written, or a line of something else
+    return stage
+
+
+class Display:
+    """One line that is refreshed where a terminal shows it; else a line every `every` seconds."""
+
+    def __init__(self, stream=None, every: float = 15.0):
+        self.stream = stream or sys.stderr
+        self.live, self.every, self.last = self.stream.isatty(), every, time.monotonic()
+
+    def update(self, line: str) -> None:
+        if self.live:
+            self.stream.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+            self.stream.flush()
+        elif time.monotonic() - self.last >= self.every:
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.stream.write(f"\r\x1b[K{line}\n" if self.live else f"{line}\n")
+        self.stream.flush()
+        self.last = time.monotonic()
