@@ -64,6 +64,16 @@ def say(text: str) -> None:
     typer.echo(printable(text))
 
 
+def load(name: str, trainable: bool = False):
+    """`models.load` without transformers' bar, which a tiny model does not need; a download keeps its own."""
+    from transformers.utils import logging
+
+    from lrt import models
+
+    logging.disable_progress_bar()
+    return models.load(name, trainable=trainable)
+
+
 def progress(done: int, total: int) -> None:
     """On stderr: one line that counts in a terminal, nothing in a file."""
     if sys.stderr.isatty():
@@ -90,7 +100,6 @@ def judge(
     """
     from lrt.folder import read_image
     from lrt.judging import judge_pair, refuse_unknown, told
-    from lrt.models import load
 
     images = [read_image(path) for path in (image_1, image_2)]
     loaded, ear = load(model), load(listener)
@@ -134,7 +143,6 @@ def evaluate(
     from lrt import evaluate as room
     from lrt.judging import is_tiny, refuse_unknown_pairs, tokens_for
     from lrt.methods import test_splits
-    from lrt.models import load
     from lrt.pairs import tiny_pairs
     from lrt.stats import save_records
 
@@ -184,7 +192,6 @@ def train_sft(
 
     from lrt.checkpoints import with_adapter
     from lrt.methods import sft_settings
-    from lrt.models import load
     from lrt.sft import train_sft as train
 
     chosen, loaded = PROFILES[profile.value], load(model, trainable=not lora_rank)
@@ -217,7 +224,6 @@ def train_grpo(
     from lrt.grpo import train_grpo as train
     from lrt.listener import AdapterOffListener, LocalListener
     from lrt.methods import grpo_settings, rewards
-    from lrt.models import load
 
     chosen, loaded = PROFILES[profile.value], load(model, trainable=not lora_rank)
     how = grpo_settings(chosen, seed)
@@ -299,8 +305,11 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
 ):
     """Ratios measured in one run: listener scoring, a step with a listener, our step beside TRL's own."""
+    from transformers.utils import logging
+
     from lrt.bench import bench as measure
 
+    logging.disable_progress_bar()
     measure(steps=steps, repeats=repeats, report=say)
 
 

@@ -43,6 +43,7 @@ def start(path: Path, executed: Path, given: dict, threads: int | None = None, k
     env = os.environ | OFFLINE | {"JUPYTER_PREFER_ENV_PATH": "1", "TOKENIZERS_PARALLELISM": "false"}
     env["OMP_NUM_THREADS"] = str(threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     command = [sys.executable, "-m", "papermill", str(path), str(executed), "-k", "python3", "--no-progress-bar",
+               "--start-timeout", "300",  # a busy machine may take minutes to import what a kernel needs
                "-y", json.dumps(given)]  # JSON is YAML too: values keep their types
     with open(log_of(executed), "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,

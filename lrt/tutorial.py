@@ -222,7 +222,8 @@ def merge_records(files: Iterable[Path]) -> tuple[list[stats.Record], list[str]]
             key = (record.method, record.split, record.metric, record.seed)
             before = merged.get(key)
             if before and str(astuple(before)) != str(astuple(record)):
-                notes.append(f"{file.stem}: {record.metric} of {record.method} on {record.split} is {record.value:.4f}, in "
-                             f"an earlier notebook it was {before.value:.4f}; the later number counts")
+                name = f"{record.metric} of {record.method} on {record.split}"
+                notes.append(f"{file.stem}: {name} is {record.value:.4f}; an earlier notebook had {before.value:.4f}; "
+                             "the later number counts")
             merged[key] = record
     return list(merged.values()), notes

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt import traces, world
@@ -27,6 +27,7 @@ def drawn(draw):
     return asked, tuple(world.draw_scene(asked, f, r, allow_held_out=True) for f in (world.SKILLED, world.CLUMSY))
 
 
+quick = settings(max_examples=60, deadline=None)
 ASKED = world.parse_prompt("red circle top-left and blue square bottom-right")
 RED_CIRCLE, BLUE_SQUARE = ASKED
 GOOD = Scene(ASKED)
@@ -50,11 +51,13 @@ def test_a_trace_reads_like_this():
     assert traces.write_completion("", 2) == "<think> </think> <answer> 2 </answer>"
 
 
+@quick
 @given(any_trace)
 def test_what_is_written_is_read_back(trace):
     assert traces.read_trace(str(trace)) == (trace, 0)
 
 
+@quick
 @given(any_trace, st.sampled_from([1, 2]))
 def test_a_completion_is_in_the_strict_format_and_its_verdict_is_found_and_removed(trace, answer):
     said = parse(traces.write_completion(trace, answer))
@@ -63,6 +66,7 @@ def test_a_completion_is_in_the_strict_format_and_its_verdict_is_found_and_remov
     assert remove_verdict(str(trace)) == str(Trace(trace.images, None))
 
 
+@quick
 @given(st.text() | st.lists(st.sampled_from(TEXT.split()), max_size=40).map(" ".join))
 def test_any_text_is_read_and_checked(text):
     trace, malformed = traces.read_trace(text)
@@ -108,6 +112,7 @@ def test_scenes_without_words_have_no_description():
 # ---- truth ----
 
 
+@quick
 @given(drawn(), verdicts)
 def test_every_word_of_a_gold_trace_is_true(world_of, verdict):
     asked, scenes = world_of
@@ -117,6 +122,7 @@ def test_every_word_of_a_gold_trace_is_true(world_of, verdict):
     assert {s.image for s in statements} == {1, 2}
 
 
+@quick
 @given(drawn())
 def test_the_order_in_which_things_are_named_does_not_matter(world_of):
     asked, scenes = world_of
@@ -175,6 +181,7 @@ def test_any_two_of_three_things_may_be_named():
         assert len(untrue(f"image 1 : {slots_said} , clear .", (three, HALF))) == n_false, slots_said
 
 
+@quick
 @given(drawn())
 def test_the_rule_on_a_gold_trace_finds_the_better_image(world_of):
     asked, scenes = world_of
@@ -190,6 +197,7 @@ def test_the_rule_needs_both_images():
 # ---- edits ----
 
 
+@quick
 @given(any_trace)
 def test_edits_undo_themselves_and_touch_nothing_else(trace):
     for edit in (traces.swap_descriptions, traces.flip_verdict, traces.swap_slots):
@@ -205,6 +213,7 @@ def words_of(trace):
     return [word for d in trace.images if d for word in str(d).split() if word not in (",", "missing")]
 
 
+@quick
 @given(any_trace, st.integers(0, 1000))
 def test_corruption_at_0_and_at_1(trace, seed):
     assert traces.corrupt(trace, 0.0, world.rng(seed)) == trace

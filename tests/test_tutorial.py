@@ -53,7 +53,7 @@ def test_goes_on_from_the_notebook_that_failed(tmp_path):
     with pytest.raises(tutorial.NotebookFailed) as failed:
         tutorial.run_notebooks(groups, "ci", out, display())
     said = str(failed.value)
-    assert "05_contradictions failed" in said and "ValueError: on purpose" in said 
+    assert "05_contradictions failed" in said and "ValueError: on purpose" in said
     assert "cell [3]: NAME = " in said, "as numbered in the executed copy, after the injected parameters"
     assert str(out / "notebooks" / "05_contradictions.ipynb") in said and "\x1b" not in said
     assert len(said.splitlines()) < 15, "a few lines"
@@ -78,20 +78,20 @@ def test_side_by_side_then_merged_into_one_page(tmp_path, capsys):
     code = """
 import os, time
 from lrt.stats import Record, save_records
-began = time.time(); time.sleep({wait})
+(out / f"{{NAME}}.began").touch()
+end = time.time() + 240
+while len(list(out.glob("*.began"))) < 2:
+    assert time.time() < end, "the other one never ran beside this one"
+    time.sleep(0.1)
 value = {value} + seed / 100
 save_records([Record({method!r}, "in_distribution", "accuracy", value, value - 0.1, value + 0.1, 40, seed)],
              out / "records" / f"{{NAME}}.json")
-threads, offline = os.environ["OMP_NUM_THREADS"], os.environ["HF_HUB_OFFLINE"]
-(out / f"{{NAME}}.times").write_text(f"{{began}} {{time.time()}} {{threads}} {{offline}}")
+(out / f"{{NAME}}.env").write_text(os.environ["OMP_NUM_THREADS"] + os.environ["HF_HUB_OFFLINE"])
 """
-    groups = [[notebook(tmp_path / f"{name}.ipynb", code.format(wait=4, value=value, method=method))
+    groups = [[notebook(tmp_path / f"{name}.ipynb", code.format(value=value, method=method))
                for name, value, method in (("03_grpo", 0.5, "grpo"), ("04_listener_rewards", 0.6, "grpo_listener"))]]
     page = tutorial.run("ci", out, groups, seed=3)
-    times = [(out / f"{name}.times").read_text().split() for name in ("03_grpo", "04_listener_rewards")]
-    began, ended = ([float(row[i]) for row in times] for i in (0, 1))
-    assert max(began) < min(ended), "they overlap"
-    assert [row[2:] for row in times] == [["1", "1"], ["1", "1"]], "one thread each, and offline"
+    assert [file.read_text() for file in out.glob("*.env")] == ["11", "11"], "one thread each, and offline"
 
     merged = stats.load_records(out / "results.json")
     assert [(r.method, r.value, r.seed) for r in merged] == [("grpo", 0.53, 3), ("grpo_listener", 0.63, 3)]
@@ -129,9 +129,9 @@ def test_interrupted_it_leaves_nothing_running(tmp_path, number):
             pass
         family = [psutil.Process(kernel), *psutil.Process(main.pid).children(recursive=True)]
         main.send_signal(number)
-        main.communicate(timeout=30)
+        main.communicate(timeout=60)
         assert main.returncode != 0
-        assert psutil.wait_procs(family, timeout=1)[1] == [], "papermill and its kernel are gone"
+        assert psutil.wait_procs(family, timeout=5)[1] == [], "papermill and its kernel are gone"
         with jobs.only_run(out):
             pass  # and nobody holds the lock
     finally:
@@ -139,7 +139,7 @@ def test_interrupted_it_leaves_nothing_running(tmp_path, number):
             main.terminate()
 
 
-def _wait_for(file, process, seconds=60):
+def _wait_for(file, process, seconds=240):
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         if file.exists() and file.read_text():

@@ -14,6 +14,7 @@ RED_CIRCLE, BLUE_SQUARE = Thing("red", "circle", "top-left"), Thing("blue", "squ
 ASKED = (RED_CIRCLE, BLUE_SQUARE)
 SEEN = [p for p in world.all_prompts() if not world.is_held_out(p)]
 seeds = st.integers(0, 10_000)
+quick = settings(max_examples=50, deadline=None)
 
 
 # ---- prompts ----
@@ -27,6 +28,7 @@ def test_every_prompt_names_two_kinds_in_two_places_once():
         assert a.place != b.place and (a.colour, a.shape) != (b.colour, b.shape)
 
 
+@quick
 @given(st.sampled_from(world.all_prompts()))
 def test_a_prompt_is_read_as_it_was_written(things):
     assert world.parse_prompt(world.prompt_text(things)) == things
@@ -51,6 +53,7 @@ def test_any_other_prompt_is_refused_with_the_words_that_are_known(text):
 # ---- scenes ----
 
 
+@quick
 @given(st.sampled_from(world.all_prompts()), seeds)
 def test_a_generator_without_flaws_draws_what_is_asked(asked, seed):
     scene = world.draw_scene(asked, Flaws(0.0), world.rng(seed), allow_held_out=True)
@@ -58,6 +61,7 @@ def test_a_generator_without_flaws_draws_what_is_asked(asked, seed):
     assert scene.quality == "clear" and world.utility(asked, scene) == 0
 
 
+@quick
 @given(st.sampled_from(SEEN), seeds, st.floats(0, 1), st.floats(0, 1))
 def test_no_scene_has_two_things_in_one_place_nor_a_held_out_kind(asked, seed, rate, extra):
     scene = world.draw_scene(asked, Flaws(rate, extra=extra), world.rng(seed))
@@ -95,6 +99,7 @@ def test_flaws_come_at_their_rates(flaws):
     assert wrong_colour == pytest.approx(flaws.rate, abs=0.06)
 
 
+@quick
 @given(st.sampled_from(world.all_prompts()), seeds)
 def test_a_scene_survives_json(asked, seed):
     scene = world.draw_scene(asked, world.UNSEEN_CLUMSY, world.rng(seed), allow_held_out=True)
