@@ -49,7 +49,8 @@ def plainly(command):
         except (ValueError, OSError) as error:
             if os.environ["LRT_TRACEBACK"] or isinstance(error, BrokenPipeError):
                 raise
-            typer.echo(f"lrt: {printable(str(error))}", err=True)
+            fresh_line = "\r\033[K" if sys.stderr.isatty() else ""  # a progress bar may stand there
+            typer.echo(f"{fresh_line}lrt: {printable(str(error))}", err=True)
             raise typer.Exit(2) from None
 
     return wrapped

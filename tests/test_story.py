@@ -16,12 +16,10 @@ MAIN = "tint_uninformative"
 METRICS = ["accuracy_agree", "accuracy_conflict", "flip_rate", "own_verdict_departure", "truth", "coverage", "parsable",
            "same_answer", "contradiction/llava", "contradiction_no_verdict/llava", "contradiction/reader",
            "changed/swapped", "changed/reordered", "changed/verdict_flipped", "changed/reordered_forced"]
-OPPOSITE = {"higher": "lower", "lower": "higher", "more": "less", "less": "more", "with the tint": "against the tint",
-            "against the tint": "with the tint", "helps": "hurts", "hurts": "helps",
-            "the answer follows the trace": "the answer moves less than by an empty edit",
-            "the answer moves less than by an empty edit": "the answer follows the trace"}
-DIRECTION = re.compile(r"\b(higher|lower|more|less|with the tint(?!\w| un| re)|against the tint|helps|hurts|the answer follows the trace"
-                       r"|the answer moves less than by an empty edit)\b")
+TURNS = [("higher", "lower"), ("more", "less"), ("go with the tint", "go against the tint"), ("helps it", "hurts it"),
+         ("the answer follows the trace", "the answer moves less than by an empty edit")]
+OPPOSITE = dict(TURNS) | {b: a for a, b in TURNS}
+DIRECTION = re.compile("|".join(rf"\b{words}\b" for words in sorted(OPPOSITE, key=len, reverse=True)))
 
 
 def record(method, metric, value, half=0.03, split=MAIN, n=240, seed=0):
@@ -151,8 +149,9 @@ def test_a_paired_interval_decides_where_there_is_one():
         pair = Record("grpo_listener", MAIN, story.paired_metric("accuracy", "grpo"), value, low, high, 240, 0)
         return story.paragraph([*rows, pair], story.ACCURACY)
 
-    assert "higher, by 5 points, the paired interval [+1.0, +9.0]: it is right more often" in with_pair(0.05, 0.01, 0.09)
-    assert "lower, by 5 points, the paired interval [-9.0, -1.0]: it is right less often" in with_pair(-0.05, -0.09, -0.01)
+    up, down = with_pair(0.05, 0.01, 0.09), with_pair(-0.05, -0.09, -0.01)
+    assert "higher, by 5 points, the paired interval [+1.0, +9.0]: it is right more often" in up
+    assert "lower, by 5 points, the paired interval [-9.0, -1.0]: it is right less often" in down
     assert "no clear difference: the paired interval [-1.0, +9.0] contains 0" in with_pair(0.04, -0.01, 0.09)
     assert "the intervals overlap" in with_pair(0.05, NAN, NAN)
 
@@ -176,7 +175,8 @@ def test_a_missing_metric_changes_only_what_is_said_of_it(missing):
 
 
 def test_methods_that_are_missing_or_to_which_it_does_not_apply_are_named():
-    rows = [record("base", "truth", 0.8), record("grpo", "truth", 0.6), Record("sft", MAIN, "truth", NAN, NAN, NAN, 0, 0)]
+    rows = [record("base", "truth", 0.8), record("grpo", "truth", 0.6),
+            Record("sft", MAIN, "truth", NAN, NAN, NAN, 0, 0)]
     said = story.paragraph(rows, story.TRUTH)
     assert "Does not apply to SFT." in said and "Not measured for GRPO + listener." in said
     assert "Lower than base: GRPO (by 20 points)." in said and "SFT 0" not in said and "nan" not in said
@@ -187,7 +187,8 @@ def test_methods_that_are_missing_or_to_which_it_does_not_apply_are_named():
 def test_an_interval_that_is_missing_allows_no_claim():
     rows = [Record(m, MAIN, "flip_rate", v, NAN, NAN, 1, 0) for m, v in (("base", 0.1), ("sft", 0.9))]
     said = story.paragraph(rows, story.FLIP)
-    assert "90 % (no interval)" in said and "an interval is missing" in said and not DIRECTION.findall(without_lead(said))
+    assert "90 % (no interval)" in said and "an interval is missing" in said
+    assert not DIRECTION.findall(without_lead(said))
 
 
 def test_several_seeds_are_another_story():
@@ -209,16 +210,15 @@ def test_n_is_a_range_where_it_differs_and_the_split_is_the_records_own():
     assert "(tiny world, no tint, one seed, n = 7 to 9)" in story.paragraph(rows, story.TRUTH)
 
 
-rates = st.floats(0, 1)
-rows = st.builds(
-    lambda method, split, metric, ends, n: Record(method, split, metric, sorted(ends)[1], sorted(ends)[0], sorted(ends)[2], n, 0),
-    st.sampled_from([*ALL, "content_only"]), st.sampled_from([MAIN, "in_distribution", "tint_reversed"]),
-    st.sampled_from([*METRICS, "accuracy"]), st.tuples(rates, rates, rates), st.integers(1, 500),
-)
+@st.composite
+def some_record(draw):
+    low, value, high = sorted(draw(st.tuples(*[st.floats(0, 1)] * 3)))
+    method, split = draw(st.sampled_from([*ALL, "content_only"])), draw(st.sampled_from([MAIN, "in_distribution"]))
+    return Record(method, split, draw(st.sampled_from([*METRICS, "accuracy"])), value, low, high, draw(st.integers(1)), 0)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(rows, max_size=60, unique_by=lambda r: (r.method, r.split, r.metric)))
+@given(st.lists(some_record(), max_size=60, unique_by=lambda r: (r.method, r.split, r.metric)))
 def test_any_records_give_a_story_that_turns_with_them(records):
     for one, other in zip(sentences(records), sentences(opposite(records)), strict=True):
         said, against = (sorted(DIRECTION.findall(without_lead(text))) for text in (one, other))

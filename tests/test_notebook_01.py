@@ -1,0 +1,127 @@
+"""Notebook 01: what it teaches is what the package does, and it runs, with its exercises, and records what it says."""
+
+import math
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrt import pairs, profiles, stats, world
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_data.ipynb"
+
+
+# --- what it teaches ---------------------------------------------------------------------------------------
+
+
+def taught(name):
+    """The function of the one tagged cell that defines it; nothing else of the notebook is run."""
+    cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if "teaches" in c.metadata.get("tags", [])]
+    (source,) = [cell.source for cell in cells if f"def {name}(" in cell.source]
+    scope = {}
+    exec(source, scope)
+    return scope[name]
+
+
+@given(st.floats(-5, 0), st.floats(-5, 0))
+def test_the_vote_function_is_the_world_s(utility_1, utility_2):
+    assert taught("p_prefer_first")(utility_1, utility_2) == world.p_prefer_first(utility_1, utility_2)
+
+
+@given(st.text())
+def test_the_bucket_is_the_splits_own(prompt_id):
+    assert taught("bucket")(prompt_id) == pairs.bucket(prompt_id)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcde")), min_size=2, max_size=30), st.integers(0, 9))
+def test_the_interval_is_the_package_s(rows, seed):
+    right, prompts = (list(column) for column in zip(*rows, strict=True))
+    value, low, high, n = stats.bootstrap(right, prompts, n_boot=50, seed=seed)
+    if math.isnan(low):  # one prompt: the package says that it cannot know
+        assert len(set(prompts)) == 1
+    else:
+        ends = taught("interval_over_prompts")(right, prompts, n_boot=50, seed=seed)
+        np.testing.assert_allclose(ends, (low, high), atol=1e-12)
+
+
+# --- the whole notebook --------------------------------------------------------------------------------------
+
+
+def solutions(notebook):
+    """The code of the folded solutions, in order."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", text, re.S)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder of the run, executed notebook, texts that the solutions print) under the profile `ci`."""
+    folder = tmp_path_factory.mktemp("01")
+    notebook = nbformat.read(NOTEBOOK, 4)
+    answers = [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
+    notebook.cells += answers
+    nbformat.write(notebook, folder / "in.ipynb")
+    parameters = {"profile": "ci", "run_dir": str(folder), "seed": 0}
+    assert set(papermill.inspect_notebook(str(NOTEBOOK))) == set(parameters)
+    executed = papermill.execute_notebook(
+        folder / "in.ipynb", folder / "out.ipynb", parameters, cwd=folder, kernel_name="python3", progress_bar=False
+    )
+    executed = nbformat.from_dict(executed)
+    return folder, executed, [said(cell) for cell in executed.cells[-len(answers) :]]
+
+
+def said(cell):
+    """All text that a cell put out."""
+    out = cell.get("outputs", [])
+    return "".join(o.get("text", "") + "".join(map(str, o.get("data", {}).values())) for o in out)
+
+
+@pytest.mark.notebooks
+def test_records_are_the_reference_lines(run):
+    folder, _, _ = run
+    records = stats.load_records(folder / "records" / "01_data.json")
+    splits = profiles.profile("ci").splits
+    found = {(r.method, r.split, r.metric): r for r in records}
+    assert set(found) == {
+        (method, split, metric)
+        for method in ("content_only", "tint_only")
+        for split in splits
+        for metric in ("accuracy", "accuracy_vote", "accuracy_utility")
+    }
+    assert len(found) == len(records) and {r.seed for r in records} == {None}
+    for split in splits:
+        assert found["content_only", split, "accuracy_utility"].value == 1
+        assert 0.6 < found["content_only", split, "accuracy_vote"].value < 1
+        tint = found["tint_only", split, "accuracy_utility"]  # binomial around the dial: 4 standard errors
+        assert abs(tint.value - pairs.SPLITS[split].shortcut) < 4 * math.sqrt(0.25 / tint.n)
+
+
+@pytest.mark.notebooks
+def test_figures_and_what_the_reader_is_told(run):
+    folder, executed, _ = run
+    told = "".join(map(said, executed.cells))
+    figures = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert figures == set(re.findall(r'show\([^"]*"(\w+)", alt=', "".join(c.source for c in executed.cells)))
+    assert told.count('alt="') == len(figures)
+    assert "pairs.csv, row 2 (line 3), column votes_1" in told  # the wrong row
+    assert "not a prompt of the tiny world: 'a cat on a mat'" in told
+    assert "the same scenes at every dial: True" in told
+    assert "most prompts that any two of them share: 0" in told
+    assert "gold: 18 of 18 words are true" in told
+    assert "whole prompts: 0 % of the test pairs" in told and "accuracy 50 % [50, 50]" in told  # nothing to recall
+    assert "nan" not in told.lower().replace("finance", "")
+
+
+@pytest.mark.notebooks
+def test_solutions_give_what_their_text_says(run):
+    _, _, (noisier, two_numbers, subtle, coverage) = run
+    bounds = [float(x) for x in re.findall(r": ([\d.]+) %", noisier)]
+    assert bounds == sorted(bounds) and 50 < bounds[0] and bounds[-1] < 100
+    assert "agree 0.925, conflict 0.475" in two_numbers and "'tint_uninformative': 0.7" in two_numbers
+    assert 70 <= int(re.search(r"(\d+) %", subtle)[1]) <= 80
+    assert re.search(r"over pairs \d+%, over prompts \d+%", coverage)
