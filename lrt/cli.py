@@ -106,8 +106,7 @@ def judge(
     loaded, ear = load(model), load(listener)
     for one in (loaded, ear):
         refuse_unknown(one, prompt, images)
-    result = judge_pair(loaded, ear, prompt, images, max_new_tokens)
-    result["images"] = [str(image_1), str(image_2)]
+    result = {"images": [str(image_1), str(image_2)], **judge_pair(loaded, ear, prompt, images, max_new_tokens)}
     if as_json:
         typer.echo(json.dumps(result, indent=1))  # ASCII, so nothing in it can steer a terminal
     else:
@@ -294,9 +293,13 @@ def tutorial(
     seed: Seed = 0,
 ):
     """Run the five notebooks and write one page of results: `make tutorial`."""
-    from lrt.tutorial import run
+    from lrt.tutorial import NotebookFailed, run
 
-    raise typer.Exit(run(profile.value, out, seed) or 0)
+    try:
+        run(profile.value, out, seed=seed)
+    except NotebookFailed as failed:
+        typer.echo(f"lrt: {printable(str(failed))}", err=True)
+        raise typer.Exit(1) from None
 
 
 @app.command()

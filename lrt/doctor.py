@@ -140,6 +140,7 @@ def _models() -> Check:
     try:
         from lrt.methods import SHIPPED
         from lrt.models import data_dir, tiny_names
+        from lrt.pretrain import RECIPES
         from lrt.profiles import PROFILES
     except ImportError as error:
         return Check("models", f"not known: {error}")
@@ -148,6 +149,7 @@ def _models() -> Check:
         wanted |= {profile.reasoner, profile.listener, *profile.judges}
     there = set(tiny_names())
     if missing := sorted(wanted - there):
-        return Check("models", f"missing in {data_dir() / 'models'}: {', '.join(missing)}", False,
-                     f"take them from the repository, or make them again: lrt pretrain {' '.join(missing)}")
+        again = [name for name in missing if name in RECIPES]
+        advice = "take them from the repository" + (f", or make them: lrt pretrain {' '.join(again)}" if again else "")
+        return Check("models", f"missing in {data_dir() / 'models'}: {', '.join(missing)}", False, advice)
     return Check("models", f"{len(there)}: {', '.join(sorted(there))}", True)

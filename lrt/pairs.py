@@ -16,6 +16,8 @@ Every source of pairs becomes a `datasets.Dataset` with the columns of `FEATURES
 | scene_1, scene_2 | what each image truly shows, as JSON (`world.Scene`); null outside the tiny world |
 | split | which split the row belongs to |
 | source | where it comes from: tiny, folder, ... |
+
+A folder of the user's own pairs is read into this schema by `lrt.folder`.
 """
 
 import hashlib

@@ -168,7 +168,7 @@ def against_plain(records: list[Record], measure: Measure, split: str) -> str:
     result = compared(records, measure, split, LISTENER, PLAIN)
     if not result:
         return ""
-    meaning = {"higher": f": {measure.higher}", "lower": f": {measure.higher}", "": ""}[result.word]
+    meaning = {"higher": f": {measure.higher}", "lower": f": {measure.lower}", "": ""}[result.word]
     return f"{_label(LISTENER)} against {_label(PLAIN)}: {result}{meaning}."
 
 

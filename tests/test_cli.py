@@ -273,3 +273,21 @@ def test_doctor_finds_what_is_missing(monkeypatch, tmp_path):
     for free, ok in [(1.0, False), (16.0, True), (None, None)]:
         monkeypatch.setattr(doctor, "memory_gb", lambda free=free: free)
         assert doctor._memory().ok is ok
+
+
+# ---- tutorial ----
+
+
+def test_a_notebook_that_fails_is_told_and_ends_with_1(monkeypatch, tmp_path):
+    from lrt import tutorial
+
+    called = {}
+
+    def fails(profile, out, **parameters):
+        called.update(profile=profile, out=out, **parameters)
+        raise tutorial.NotebookFailed("03_grpo stopped in cell 7")
+
+    monkeypatch.setattr(tutorial, "run", fails)
+    result = lrt("tutorial", "--profile", "ci", "--out", tmp_path, "--seed", 3, code=1)
+    assert called == {"profile": "ci", "out": tmp_path, "seed": 3}
+    assert "lrt: 03_grpo stopped in cell 7" in result.stderr and "Traceback" not in result.stderr

@@ -112,7 +112,7 @@ def test_figures_and_what_the_reader_is_told(run):
     assert "not a prompt of the tiny world: 'a cat on a mat'" in told
     assert "the same scenes at every dial: True" in told
     assert "most prompts that any two of them share: 0" in told
-    assert "gold: 18 of 18 words are true" in told
+    assert re.search(r"gold: (\d+) of \1 words are true", told)
     assert "whole prompts: 0 % of the test pairs" in told and "accuracy 50 % [50, 50]" in told  # nothing to recall
     assert "nan" not in told.lower().replace("finance", "")
 

@@ -214,7 +214,8 @@ def test_n_is_a_range_where_it_differs_and_the_split_is_the_records_own():
 def some_record(draw):
     low, value, high = sorted(draw(st.tuples(*[st.floats(0, 1)] * 3)))
     method, split = draw(st.sampled_from([*ALL, "content_only"])), draw(st.sampled_from([MAIN, "in_distribution"]))
-    return Record(method, split, draw(st.sampled_from([*METRICS, "accuracy"])), value, low, high, draw(st.integers(1)), 0)
+    metric, n = draw(st.sampled_from([*METRICS, "accuracy"])), draw(st.integers(1))
+    return Record(method, split, metric, value, low, high, n, 0)
 
 
 @settings(max_examples=40, deadline=None)

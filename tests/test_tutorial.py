@@ -254,7 +254,8 @@ def test_time_left_is_the_longest_of_each_group():
 def test_time_left_follows_the_pace_of_the_machine():
     left = {seconds: progress.seconds_left([[stage(elapsed=seconds, finished=True)], [stage("b")]])
             for seconds in (50, 100, 200)}
-    assert left[50] < left[100] == pytest.approx(100) < left[200] < 200
+    assert left[100] == pytest.approx(100)
+    assert left[50] < 99 and 101 < left[200] < 200, "half trusted at first, for the table was measured too"
     slow = stage(before=10, training=100, elapsed=10 + 2 * 50, step=25, total=50)
     fast = stage(before=10, training=100, elapsed=10 + 50 / 2, step=25, total=50)
     assert progress.seconds_left([[slow]]) > 50 > progress.seconds_left([[fast]])
