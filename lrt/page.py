@@ -14,21 +14,22 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lrt import story
+from lrt import plots, story
 from lrt.stats import Record
 from lrt.style import METHODS, look
 
 # Where a figure stands and what is said below it, in the order of the story; figures are known by their file's name.
 CAPTIONS = {
-    "pairs_grid": ("world", "Pairs as the reasoner sees them, with the vote that is its training label."),
+    "one_pair": ("training", "A pair as the reasoner sees it."),
+    "twins": ("training", "The shortcut: the same scenes and the same noise, their tints exchanged."),
     "learning_curves": ("training", "What the trainers logged, step by step."),
-    "reward_parts": ("training", "The parts of the reward within one group of completions."),
     "flip_rates": ("reliance", "The scenes stay, only their tints are swapped: a judge of content would not notice."),
     "agree_conflict": ("reliance", "The longer the arrow, the more the accuracy depends on the tint."),
     "accuracy_by_split": ("accuracy", "The splits differ in what the tint says, and in what training never showed."),
-    "accuracy_reference": ("accuracy", "Accuracy beside rules that know only the content, or only the tint."),
     "contradiction_bars": ("contradiction", "Each listener reads the same traces without the answer, and chooses."),
     "accuracy_by_disagreement": ("contradiction", "Are answers that the listener doubts more often wrong?"),
+    "truth_by_attribute": ("truth", "Which kind of statement is true, and which is not."),
+    "faithfulness": ("faithfulness", "What each edit of the trace does to the answer."),
 }
 OTHER = {  # rows of the table below the accuracies
     "flip rate": "flip_rate",
@@ -51,8 +52,7 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
     """
     out = Path(out)
     notebooks = sorted((out.parent / "notebooks").glob("*.ipynb")) if notebooks is None else map(Path, notebooks)
-    figures = load_figures(figures_dir)
-    placed, other = place(figures)
+    placed, other = place(load_figures(figures_dir))
     judge = [name for name in story.judges(records, training_listener) if name != training_listener][:1]
     measures = [story.FLIP, story.DEPARTURE, *(story.heard_by(name, training_listener) for name in judge), story.TRUTH]
     numbers = [(measure, story.split_of(records, measure.metric)) for measure in measures]
@@ -97,9 +97,39 @@ def lead(paragraph: str) -> tuple[str, str]:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
+def draw_overview(records: list[Record], logs: dict[str, list[dict]], figures_dir: str | Path) -> None:
+    """Draw the figures in which all methods stand side by side, which no single notebook can: accuracy by split, where
+    tint and content agree or conflict, flip rates, learning curves. logs: method -> entries of its training log. What
+    was not measured is not drawn."""
+    records = [record for record in records if record.method in METHODS]
+    logs = {method: log for method, log in logs.items() if log}
+    drawn = {"flip_rates": (plots.flip_rates, story.reliance(records)[0]),
+             "agree_conflict": (plots.agree_conflict, story.reliance(records)[1]),
+             "accuracy_by_split": (plots.accuracy_by_split, " ".join(story.accuracy(records)[:3]))}
+    Path(figures_dir).mkdir(parents=True, exist_ok=True)
+    for name, (draw, alt) in drawn.items():
+        try:
+            figure = draw(records)
+        except ValueError:  # no such records
+            continue
+        plots.save(figure, Path(figures_dir) / f"{name}.png", alt)
+    if logs:
+        alt = "Training of " + "; ".join(f"{look(method)[0]}: {_trend(log)}" for method, log in logs.items())
+        plots.save(plots.learning_curves(logs), Path(figures_dir) / "learning_curves.png", f"{alt} (one seed each).")
+
+
+def _trend(log):
+    rewards = [entry["reward"] for entry in log if entry.get("reward") is not None]
+    window = max(1, len(rewards) // 10)
+    if not rewards:
+        return f"{len(log)} steps"
+    first, last = (sum(part) / window for part in (rewards[:window], rewards[-window:]))
+    return f"{len(log)} steps, reward {first:.2f} at first and {last:.2f} at the end"
+
+
 @dataclass(frozen=True)
 class FigureFile:
-    """A figure as the page embeds it; `name` is its file's name without a leading number."""
+    """A figure as the page embeds it."""
 
     name: str
     src: str
@@ -109,32 +139,28 @@ class FigureFile:
     caption: str
 
 
-def load_figures(folder: str | Path) -> list[FigureFile]:
-    """The PNG files of a folder by name, those that belong to the story with its caption."""
-    figures = []
+def load_figures(folder: str | Path) -> dict[str, FigureFile]:
+    """The PNG files of a folder by name; those that belong to the story have its caption."""
+    figures = {}
     for path in sorted(Path(folder).glob("*.png")):
         with Image.open(path) as image:
             alt, size = image.info.get("Description", ""), image.size
         if not alt.strip():
             raise ValueError(f"{path}: a figure without alternative text; write it with plots.save(figure, path, alt)")
-        name = re.sub(r"^\d+[a-z]?_", "", path.stem)
         data = base64.b64encode(path.read_bytes()).decode()
         width, height = (round(side * 96 / 150) for side in size)
-        caption = CAPTIONS.get(name, (None, name.replace("_", " ").capitalize() + "."))[1]
-        figures.append(FigureFile(name, f"data:image/png;base64,{data}", alt, width, height, caption))
+        _, caption = CAPTIONS.get(path.stem, ("", f"{path.stem.replace('_', ' ').capitalize()}."))
+        figures[path.stem] = FigureFile(path.stem, f"data:image/png;base64,{data}", alt, width, height, caption)
     return figures
 
 
-def place(figures: list[FigureFile]) -> tuple[dict[str, list[FigureFile]], list[FigureFile]]:
-    """(figures by section, in the order of the story; the others). Of two with one name, as from two notebooks, the
-    later one tells the story."""
-    latest = {figure.name: figure for figure in figures}
+def place(figures: dict[str, FigureFile]) -> tuple[dict[str, list[FigureFile]], list[FigureFile]]:
+    """(figures by section, in the order of the story; the others, by name)."""
     placed: dict[str, list[FigureFile]] = {section: [] for section, _ in CAPTIONS.values()}
     for name, (section, _) in CAPTIONS.items():
-        if name in latest:
-            placed[section].append(latest[name])
-    told = [figure for own in placed.values() for figure in own]
-    return placed, [figure for figure in figures if figure not in told]
+        if name in figures:
+            placed[section].append(figures[name])
+    return placed, [figure for name, figure in figures.items() if name not in CAPTIONS]
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

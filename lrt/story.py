@@ -130,6 +130,8 @@ def compared(records: list[Record], measure: Measure, split: str, a: str, b: str
     """Method a against method b in a measure; None if either has no value."""
     one, other = (find(records, method, measure.metric, split) for method in (a, b))
     paired = find(records, a, paired_metric(measure.metric, b), split)
+    if not paired and (turned := find(records, b, paired_metric(measure.metric, a), split)):
+        paired = replace(turned, method=a, value=-turned.value, low=-turned.high, high=-turned.low)
     return compare(one, other, paired) if _known(one) and _known(other) else None
 
 

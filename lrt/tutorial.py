@@ -196,6 +196,7 @@ def write_results(names: list[str], profile: str, out: str | Path, display: Disp
     """Merge the records of the notebooks into results.json, write index.html, print the table of methods x splits and
     where the page is. Returns the page's path. ValueError if no notebook left records."""
     from lrt.evaluate import format_table  # brings torch, which takes seconds to import
+    from lrt.runs import read_log
 
     out, display = Path(out), display or Display()
     records, notes = merge_records([records_file(out, name) for name in names])
@@ -206,6 +207,8 @@ def write_results(names: list[str], profile: str, out: str | Path, display: Disp
     stats.save_records(records, out / "results.json")
     executed = [path for name in names if (path := out / "notebooks" / f"{name}.ipynb").is_file()]
     listener = profiles.profile(profile).listener
+    logs = {method: read_log(out / method) for method, steps in TRAINS.values() if steps == "grpo_steps"}
+    page.draw_overview(records, logs, out / "figures")
     written = page.write_page(records, out / "figures", out / "index.html", executed, training_listener=listener)
     print(f"\nTiny world, one seed.\n\n{format_table([r for r in records if r.method in METHODS])}\n")
     print(f"The story on one page: {written}", flush=True)

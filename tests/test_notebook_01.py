@@ -2,13 +2,14 @@
 
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import papermill
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt import pairs, profiles, stats, world
@@ -19,6 +20,7 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_data.ipynb"
 # --- what it teaches ---------------------------------------------------------------------------------------
 
 
+@cache
 def taught(name):
     """The function of the one tagged cell that defines it; nothing else of the notebook is run."""
     cells = [c for c in nbformat.read(NOTEBOOK, 4).cells if "teaches" in c.metadata.get("tags", [])]
@@ -28,16 +30,19 @@ def taught(name):
     return scope[name]
 
 
+@settings(deadline=None)
 @given(st.floats(-5, 0), st.floats(-5, 0))
 def test_the_vote_function_is_the_world_s(utility_1, utility_2):
     assert taught("p_prefer_first")(utility_1, utility_2) == world.p_prefer_first(utility_1, utility_2)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_the_bucket_is_the_splits_own(prompt_id):
     assert taught("bucket")(prompt_id) == pairs.bucket(prompt_id)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abcde")), min_size=2, max_size=30), st.integers(0, 9))
 def test_the_interval_is_the_package_s(rows, seed):
     right, prompts = (list(column) for column in zip(*rows, strict=True))
@@ -114,7 +119,7 @@ def test_figures_and_what_the_reader_is_told(run):
     assert "most prompts that any two of them share: 0" in told
     assert re.search(r"gold: (\d+) of \1 words are true", told)
     assert "whole prompts: 0 % of the test pairs" in told and "accuracy 50 % [50, 50]" in told  # nothing to recall
-    assert "nan" not in told.lower().replace("finance", "")
+    assert "nan %" not in re.sub(r'src="[^"]*"', "", told)
 
 
 @pytest.mark.notebooks
@@ -122,6 +127,6 @@ def test_solutions_give_what_their_text_says(run):
     _, _, (noisier, two_numbers, subtle, coverage) = run
     bounds = [float(x) for x in re.findall(r": ([\d.]+) %", noisier)]
     assert bounds == sorted(bounds) and 50 < bounds[0] and bounds[-1] < 100
-    assert "agree 0.925, conflict 0.475" in two_numbers and "'tint_uninformative': 0.7" in two_numbers
+    assert "agree 0.925, conflict 0.475" in two_numbers and "tint_uninformative: 0.70" in two_numbers
     assert 70 <= int(re.search(r"(\d+) %", subtle)[1]) <= 80
     assert re.search(r"over pairs \d+%, over prompts \d+%", coverage)

@@ -155,6 +155,9 @@ def test_a_paired_interval_decides_where_there_is_one():
     assert "no clear difference: the paired interval [-1.0, +9.0] contains 0" in with_pair(0.04, -0.01, 0.09)
     assert "the intervals overlap" in with_pair(0.05, NAN, NAN)
 
+    turned = Record("grpo", MAIN, story.paired_metric("accuracy", "grpo_listener"), -0.05, -0.09, -0.01, 240, 0)
+    assert "higher, by 5 points, the paired interval [+1.0, +9.0]" in story.paragraph([*rows, turned], story.ACCURACY)
+
 
 # --- what is missing -------------------------------------------------------------------------------------------------
 
