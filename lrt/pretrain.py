@@ -2,9 +2,11 @@
 
 A reasoner or listener starts from random weights and learns in two stages to *see* (describe one image, in a chat with
 a prompt that says little about the picture) and to *speak* (describe two images, give a verdict and an answer). The
-judge that it imitates in stage two is weak and departs from its own verdict one time in five: a base that sees, keeps the
-format, judges poorly, and sometimes contradicts itself. A listener then learns in a third stage to *read*: to answer
-from traces whose statements are corrupted and whose verdict is missing or wrong as often as right.
+judge that it imitates in stage two is weak and departs from its own verdict one time in five. The reasoner then learns
+in two more to *compare*, from images that nearly show what was asked for, alone and in pairs *again*. The outcome is a
+base that sees, keeps the format, judges poorly, and sometimes contradicts itself. A listener learns in a stage of its
+own to *read*: to answer from traces whose statements are corrupted and whose verdict is missing or wrong as often as
+right.
 
 A description must not be predictable from the prompt, or the model copies the prompt and never looks: fewer than half
 of the things drawn in stages one and two are asked for.
@@ -73,8 +75,8 @@ _READER = {"shape": NARROW, "seed": 1, "see": Stage(400, 192), "speak": Stage(30
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # after two stages it sees everything, but calls good whatever stands in a place that the prompt names: comparing
-        # colour and shape as well is the slowest thing to learn, hence lessons of near misses
+        # after two stages it sees everything, but calls good whatever stands in a place that the prompt names:
+        # comparing colour and shape as well is the slowest thing to learn, hence lessons of near misses
         Recipe("reasoner", compare=Stage(350, 128), again=Stage(400, 64)),
         Recipe("reader-base", shape=NARROW, seed=1, see=Stage(400, 192), speak=Stage(300, 64)),
         Recipe("reader", **_READER, reading=Reading()),
@@ -268,10 +270,11 @@ def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = p
     model, processor = build(recipe)
     losses = {}
     if recipe.start:
-        start = runs / recipe.start / "speak.pt"
-        if not start.exists():
+        if not (runs / recipe.start / "speak.pt").exists():
             pretrain(recipe.start, runs / "bases", runs, report)
-        model.load_state_dict(torch.load(start, weights_only=True)["model"])
+        start = {stage: torch.load(runs / recipe.start / f"{stage}.pt", weights_only=True) for stage in ("see", "speak")}
+        losses = {stage: saved["losses"] for stage, saved in start.items()}
+        model.load_state_dict(start["speak"]["model"])
         stages = {"read": recipe.reading.stage}
     else:
         stages = {name: getattr(recipe, name) for name in ("see", "speak", "compare", "again") if getattr(recipe, name)}

@@ -22,10 +22,10 @@ def quiet(_):
     pass
 
 
-@pytest.mark.parametrize("name", [n for n in SHIPPED if RECIPES[n].start is None])
+@pytest.mark.parametrize("name", ["reasoner", "reader", "llava"])
 def test_the_first_steps_give_the_recorded_losses(name):
     recorded = json.loads((models.data_dir() / "models" / name / "recipe.json").read_text())["first_losses"]["see"]
-    recipe = RECIPES[name]
+    recipe = RECIPES[RECIPES[name].start or name]
     model, processor = pretrain.build(recipe)
     losses = pretrain.train_stage(model, processor, recipe, "see", recipe.see, stop=2, report=quiet)
     assert losses == pytest.approx(recorded[:2], abs=2e-3)
