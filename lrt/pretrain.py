@@ -272,8 +272,9 @@ def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = p
     if recipe.start:
         if not (runs / recipe.start / "speak.pt").exists():
             pretrain(recipe.start, runs / "bases", runs, report)
-        start = {stage: torch.load(runs / recipe.start / f"{stage}.pt", weights_only=True) for stage in ("see", "speak")}
-        losses = {stage: saved["losses"] for stage, saved in start.items()}
+        saved = {stage: runs / recipe.start / f"{stage}.pt" for stage in ("see", "speak")}
+        start = {stage: torch.load(path, weights_only=True) for stage, path in saved.items()}
+        losses = {stage: state["losses"] for stage, state in start.items()}
         model.load_state_dict(start["speak"]["model"])
         stages = {"read": recipe.reading.stage}
     else:
