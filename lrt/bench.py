@@ -1,7 +1,8 @@
 """What the listener and this package cost, as ratios of times measured in one run: `lrt bench`.
 
 Seconds differ from machine to machine, ratios hardly. What is compared takes turns, repeat by repeat, so that a machine
-that slows down slows both; each number is a ratio of medians, with the smallest and largest ratio of a single repeat.
+that slows down slows both; each number is a ratio of medians over all repeats, with the smallest and the largest ratio
+of a single repeat: if those lie far apart, other programs were running, and the number says little.
 The learning rate is 0: no weight moves, and every repeat does the same work on the same completions.
 """
 
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 
 from datasets import Dataset
@@ -39,18 +41,19 @@ class Ratio:
     meets: bool | None  # None without a goal
 
 
-def ratio(name: str, times: Sequence[float], others: Sequence[float], at_least=None, at_most=None) -> Ratio:
-    """times / others: one entry a repeat, both in seconds (or both in any other unit)."""
-    value = statistics.median(times) / statistics.median(others)
-    single = [a / b for a, b in zip(times, others, strict=True)]
+def ratio(name: str, times: Sequence[list[float]], others: Sequence[list[float]], at_least=None, at_most=None) -> Ratio:
+    """times / others: an entry a repeat, each a list of what was measured in it, both in the same unit."""
+    median = statistics.median
+    value = median(chain.from_iterable(times)) / median(chain.from_iterable(others))
+    single = [median(a) / median(b) for a, b in zip(times, others, strict=True)]
     goal = f"at least {at_least}" if at_least is not None else f"at most {at_most}" if at_most is not None else ""
     meets = None if not goal else value >= at_least if at_least is not None else value <= at_most
     return Ratio(name, value, min(single), max(single), goal, meets)
 
 
-def in_turns(arms: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+def in_turns(arms: dict[str, Callable[[], list[float]]], repeats: int) -> dict[str, list[list[float]]]:
     """name -> what each arm returned, one entry a repeat; the arms take turns, and every second repeat turns round."""
-    measured: dict[str, list[float]] = {name: [] for name in arms}
+    measured: dict[str, list[list[float]]] = {name: [] for name in arms}
     for repeat in range(repeats):
         for name in list(arms) if repeat % 2 == 0 else reversed(arms):
             measured[name].append(arms[name]())
@@ -66,9 +69,9 @@ def scoring_ratio(group: int, pairs: Dataset, name: str = "reader", repeats: int
     traces_BG = [_some_traces(row, group) for row in rows]
     prompts_B, images_B = [row["prompt"] for row in rows], [row["images"] for row in rows]
 
-    def arm(share_prefix: bool) -> Callable[[], float]:
+    def arm(share_prefix: bool) -> Callable[[], list[float]]:
         listener = LocalListener(loaded, share_prefix=share_prefix, batch=len(rows) * group)
-        return lambda: seconds(lambda: listener.p_first(prompts_B, images_B, traces_BG))
+        return lambda: [seconds(lambda: listener.p_first(prompts_B, images_B, traces_BG))]
 
     arms = {"plain": arm(False), "shared": arm(True)}
     for run in arms.values():
@@ -102,9 +105,9 @@ class Clock(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         self.ends.append(time.perf_counter())
 
-    def median_step(self) -> float:
-        """Seconds; the first step, which warms up, is left out."""
-        return statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
+    def steps(self) -> list[float]:
+        """Seconds of each step but the first, which warms up."""
+        return [b - a for a, b in pairwise(self.ends)]
 
 
 def step_ratios(settings: GRPOSettings, pairs: Dataset, reasoner: str = "reasoner", listener: str = "reader",
@@ -112,13 +115,12 @@ def step_ratios(settings: GRPOSettings, pairs: Dataset, reasoner: str = "reasone
     """A step with a listener against one without; the listener's share of a step; our step against a bare trainer's."""
     reward = ListenerReward(LocalListener(load(listener)))
     two, three = [format_reward, accuracy_reward], [format_reward, accuracy_reward, reward]
-    shares: list[float] = []
+    shares: list[list[float]] = []
 
-    def with_listener() -> float:
-        before = reward.seconds
-        wall, step = our_steps(reasoner, pairs, three, settings)
-        shares.append((reward.seconds - before) / wall)
-        return step
+    def with_listener() -> list[float]:
+        log, steps = our_steps(reasoner, pairs, three, settings)
+        shares.append([record["listener/seconds"] / record["time_step"] for record in log[1:]])
+        return steps
 
     times = in_turns(
         {
@@ -128,7 +130,7 @@ def step_ratios(settings: GRPOSettings, pairs: Dataset, reasoner: str = "reasone
         },
         repeats,
     )
-    ones = [1.0] * len(shares)
+    ones = [[1.0]] * len(shares)
     return [
         ratio("GRPO step: with listener / without", times["with"], times["without"]),
         ratio("listener's share of a step", shares, ones, at_most=0.1),
@@ -136,19 +138,19 @@ def step_ratios(settings: GRPOSettings, pairs: Dataset, reasoner: str = "reasone
     ]
 
 
-def our_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSettings) -> tuple[float, float]:
-    """(seconds of all steps by the log, seconds of a median step) of `train_grpo`, from fresh weights."""
+def our_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSettings) -> tuple[list[dict], list[float]]:
+    """(log, seconds of each step) of `train_grpo`, from fresh weights."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         log = train_grpo(
             load(reasoner, trainable=True), pairs, rewards, WEIGHTS[: len(rewards)], settings, Path(out) / "run",
             on_step=lambda *_: None, callbacks=[clock],
         )
-    return sum(record["time_step"] for record in log), clock.median_step()
+    return log, clock.steps()
 
 
-def bare_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSettings) -> float:
-    """Seconds of a median step of TRL's own trainer: the same model, rows, rewards and configuration, no more."""
+def bare_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSettings) -> list[float]:
+    """Seconds of each step of TRL's own trainer: the same model, rows, rewards and configuration, and no more."""
     loaded, clock = load(reasoner, trainable=True), Clock()
     with tempfile.TemporaryDirectory() as out:
         trainer = GRPOTrainer(
@@ -161,7 +163,7 @@ def bare_steps(reasoner: str, pairs: Dataset, rewards: list, settings: GRPOSetti
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return clock.median_step()
+    return clock.steps()
 
 
 # --- all of it -----------------------------------------------------------------------------------------------------
@@ -195,10 +197,10 @@ def bench(steps: int = 5, repeats: int = 3, groups: Sequence[int] = GROUPS, pair
 def setting_line(settings: GRPOSettings, reasoner: str, listener: str) -> str:
     import torch
 
-    device = torch.get_num_threads()
+    threads = torch.get_num_threads()
     return (
         f"{reasoner} and {listener}; {settings.pairs_per_step} pairs x {settings.num_generations} completions a step; "
-        f"CPU, {device} thread{'s' * (device != 1)} of {os.cpu_count()} cores"
+        f"CPU, {threads} thread{'s' * (threads != 1)} of {os.cpu_count()} cores"
     )
 
 

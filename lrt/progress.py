@@ -45,7 +45,7 @@ TRUST = 30.0  # seconds that must pass before the pace of this machine counts as
 @dataclass(frozen=True)
 class Stage:
     """A notebook on its way. `elapsed`: seconds since its start, None before it or if it needed no run; `step` of
-    `total`: of its training, 0 before that begins or if it trains nothing."""
+    `total`: of its training, logged `at` seconds after the start; 0 before that begins or if it trains nothing."""
 
     name: str
     expected: Phases
@@ -53,16 +53,7 @@ class Stage:
     finished: bool = False
     step: int = 0
     total: int = 0
-
-    @property
-    def share(self) -> float | None:
-        """How much of its time has passed, as far as anything tells: None before the first step of a training."""
-        if self.finished:
-            return 1.0
-        if not (self.step and self.total):
-            return None
-        passed = self.expected.before + self.expected.training * min(1.0, self.step / self.total)
-        return passed / sum(self.expected)
+    at: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.name} step {self.step}/{self.total}" if self.step else self.name
@@ -70,18 +61,29 @@ class Stage:
 
 def seconds_left(groups: list[list[Stage]]) -> float:
     """Estimated seconds until the last notebook is done; the stages of a group run side by side, groups in turn."""
-    seen = [s for group in groups for s in group if s.elapsed is not None and s.share is not None]
-    taken = sum(s.elapsed for s in seen)
-    planned = sum(s.share * sum(s.expected) for s in seen)
+    seen = [_seen(stage) for group in groups for stage in group if stage.elapsed is not None]
+    planned, taken = (sum(column) for column in zip((0.0, 0.0), *seen, strict=True))
     pace = (taken + TRUST) / (planned + TRUST)
     return sum(max((_left(stage, pace) for stage in group), default=0.0) for group in groups)
 
 
+def _seen(stage):
+    """(seconds planned, seconds taken) for the part of a notebook that is known to have passed."""
+    if stage.finished:
+        return sum(stage.expected), stage.elapsed
+    if stage.step:
+        return stage.expected.before + stage.expected.training * min(1.0, stage.step / stage.total), stage.at
+    if stage.elapsed > stage.expected.before:  # late: it has taken at least that long for its first part
+        return stage.expected.before, stage.elapsed
+    return 0.0, 0.0
+
+
 def _left(stage, pace):
-    whole = pace * sum(stage.expected)
-    if stage.share is not None:
-        return (1 - stage.share) * whole
-    return max(whole - (stage.elapsed or 0.0), 0.05 * whole)  # late, but nobody knows how much
+    if stage.finished:
+        return 0.0
+    passed, at = _seen(stage) if stage.step else (0.0, 0.0)
+    ahead = pace * (sum(stage.expected) - passed)
+    return max(ahead - ((stage.elapsed or 0.0) - at), 0.05 * ahead)  # never done before it is
 
 
 def clock(seconds: float) -> str:
@@ -104,7 +106,8 @@ def with_step(stage: Stage, log: Path, since: float) -> Stage:
     """The stage with the last step in a training's JSONL log, if that was written after `since` (seconds since 1970):
     an older log is that of an earlier run."""
     try:
-        if os.stat(log).st_mtime < since:
+        written = os.stat(log).st_mtime
+        if written < since:
             return stage
         with open(log, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
@@ -113,7 +116,7 @@ def with_step(stage: Stage, log: Path, since: float) -> Stage:
         return stage
     for line in reversed(lines):
         try:
-            return replace(stage, step=int(json.loads(line)["step"]))
+            return replace(stage, step=int(json.loads(line)["step"]), at=written - since)
         except (ValueError, KeyError, TypeError):
             continue  # half written, or a line of something else
     return stage

@@ -182,9 +182,7 @@ def test_killed_mid_save_it_ends_the_same(base, tmp_path, monkeypatch, at, devic
     assert torn == [at]
     assert {p.name for p in (tmp_path / "killed").glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     steps = []
-    again, log_again = train(
-        base, tmp_path / "killed", device, on_step=lambda step, total, record: steps.append(step)
-    )
+    again, log_again = train(base, tmp_path / "killed", device, on_step=lambda step, total, record: steps.append(step))
     assert steps == [3, 4, 5, 6]  # checkpoint 4 is torn
     assert untimed(log_again) == untimed(log)
     assert_same_weights(weights(again.model), weights(whole.model))
@@ -370,9 +368,7 @@ def test_image_tokens_are_never_sampled(base, tmp_path):
 def test_the_log_has_every_part_of_a_step(base, tmp_path):
     seen = []
     rewards, shares = [format_reward, accuracy_reward, length_reward], [1.0, 0.5, 1.0]
-    _, log = train(
-        base, tmp_path, rewards=rewards, weights=shares, steps=2, on_step=lambda *step: seen.append(step)
-    )
+    _, log = train(base, tmp_path, rewards=rewards, weights=shares, steps=2, on_step=lambda *step: seen.append(step))
     assert seen == [(1, 2, log[0]), (2, 2, log[1])]
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == log
     parts = [log[0][f"rewards/{f.__name__}/mean"] for f in rewards]

@@ -28,9 +28,7 @@ def test_rows_hold_chat_completion_and_images_in_order():
     assert len(rows) == 12
     for row, i in zip(rows, row_order(5, 2, 6, 3), strict=True):
         vote = PAIRS[i]["vote"]
-        assert row["completion"] == [
-            {"role": "assistant", "content": f"<think> </think> <answer> {vote} </answer>"}
-        ]
+        assert row["completion"] == [{"role": "assistant", "content": f"<think> </think> <answer> {vote} </answer>"}]
         content = row["prompt"][0]["content"]
         assert [part["type"] for part in content] == ["text", "image", "text", "image", "text"]
         assert all("text" not in part for part in content if part["type"] == "image")

@@ -256,15 +256,21 @@ def test_time_left_follows_the_pace_of_the_machine():
             for seconds in (50, 100, 200)}
     assert left[100] == pytest.approx(100)
     assert left[50] < 99 and 101 < left[200] < 200, "half trusted at first, for the table was measured too"
-    slow = stage(before=10, training=100, elapsed=10 + 2 * 50, step=25, total=50)
-    fast = stage(before=10, training=100, elapsed=10 + 50 / 2, step=25, total=50)
-    assert progress.seconds_left([[slow]]) > 50 > progress.seconds_left([[fast]])
+    late = progress.seconds_left([[stage(elapsed=500)], [stage("b")]])
+    assert late > 200, "a notebook that is late says how slow the machine is, before it ends"
 
 
-def test_share_of_a_training_notebook():
-    state = stage(before=10, training=80, after=10, elapsed=1, total=40)
-    shares = [Stage(state.name, state.expected, 1, step=step, total=40).share for step in (0, 10, 40, 90)]
-    assert shares == [None, pytest.approx(0.3), pytest.approx(0.9), pytest.approx(0.9)]
+def training(step, at, elapsed):
+    return stage(before=10, training=80, after=10, step=step, total=40, at=at, elapsed=elapsed)
+
+
+def test_time_left_of_a_training_follows_its_steps():
+    left = [progress.seconds_left([[training(20, 50, elapsed)]]) for elapsed in (50, 51, 55)]
+    assert left == [pytest.approx(50), pytest.approx(49), pytest.approx(45)], "also between two steps"
+    fast, slow = (progress.seconds_left([[training(20, at, at)]]) for at in (25, 100))
+    assert fast < 45 and slow > 60
+    after = progress.seconds_left([[training(40, 90, 90)]])
+    assert after == pytest.approx(10) and 0 < progress.seconds_left([[training(40, 90, 300)]]) < 1
 
 
 def test_status_line_names_what_runs():
@@ -279,7 +285,9 @@ def test_steps_come_from_the_log_of_this_run(tmp_path):
     log, now = tmp_path / "log.jsonl", time.time()
     assert progress.with_step(stage(total=9), log, 0).step == 0, "no log yet"
     log.write_text("".join(json.dumps({"step": i, "pad": "x" * 500}) + "\n" for i in range(40)) + '{"step": 4')
-    assert progress.with_step(stage(total=99), log, now - 60).step == 39, "the last whole line"
+    os.utime(log, (now, now))
+    seen = progress.with_step(stage(total=99), log, now - 60)
+    assert seen.step == 39 and seen.at == pytest.approx(60, abs=0.1), "the last whole line, and when it came"
     os.utime(log, (now - 3600, now - 3600))
     assert progress.with_step(stage(total=99), log, now - 60).step == 0, "of an earlier run"
     log.write_text('nothing\n[]\n{"loss": 1}\n')
