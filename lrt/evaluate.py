@@ -85,14 +85,14 @@ def judge_both_orders(loaded: Loaded, pairs: Dataset, **options) -> tuple[pd.Dat
     back to the pair's own numbering; its completions and traces are left as written, and speak of the images
     as shown."""
     forward = judge(loaded, pairs, **options)
-    turned = judge(loaded, swap_order(pairs) if len(pairs) else pairs, **options)
+    turned = judge(loaded, swap_order(pairs), **options)
     seen = turned[["completion", "trace", "parsable"]]
     return forward, forward.assign(**seen, answer=3 - turned["answer"], order="reverse")
 
 
 def judge_swapped_tints(loaded: Loaded, pairs: Dataset, **options) -> pd.DataFrame:
     """The same scenes and render noise, tints exchanged. Tiny world only: ValueError for other pairs."""
-    return judge(loaded, swap_tints(pairs) if len(pairs) else pairs, **options)
+    return judge(loaded, swap_tints(pairs), **options)
 
 
 # --- records ------------------------------------------------------------------------------------------------

@@ -20,13 +20,12 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset
 
 from lrt.contradiction import contradictions
 from lrt.evaluate import to_records
 from lrt.listener import scoring
-from lrt.models import Loaded
+from lrt.models import Loaded, generate
 from lrt.prompts import flip_verdict, listener_continuation, parse, verdict_of
 from lrt.stats import Record, bootstrap
 from lrt.traces import read_trace, swap_descriptions, swap_slots
@@ -39,23 +38,8 @@ def continue_from(loaded: Loaded, prompts: list[str], images: list, starts: list
                   batch: int = 64) -> list[str]:
     """What the reasoner writes, greedily, behind the chat and a given start of its own turn: B new texts,
     without the start. The start is read as text: it should end where a token ends (between words)."""
-    texts: list[str] = []
-    suppress = [i for i in [loaded.model.config.image_token_id] if i is not None]
-    for at in range(0, len(prompts), batch):
-        chunk = slice(at, at + batch)
-        inputs = loaded.processor(
-            text=[loaded.chat(p) + s for p, s in zip(prompts[chunk], starts[chunk], strict=True)],
-            images=[list(pair) for pair in images[chunk]],
-            padding=True,
-            return_tensors="pt",
-        ).to(loaded.device)
-        with scoring(loaded.model), torch.no_grad():
-            out = loaded.model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False, suppress_tokens=suppress
-            )
-        new = out[:, inputs["input_ids"].shape[1] :]
-        texts += loaded.tokenizer.batch_decode(new, skip_special_tokens=True)
-    return texts
+    with scoring(loaded.model):
+        return generate(loaded, prompts, images, max_new_tokens, batch=batch, starts=starts)
 
 
 def edited_starts(trace: str) -> dict[str, str]:

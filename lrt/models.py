@@ -147,10 +147,14 @@ def answer_token_ids(loaded: Loaded) -> tuple[int, int]:
 
 
 def generate(loaded: Loaded, prompts: list[str], images: list, max_new_tokens: int, temperature: float = 0.0,
-             seed: int = 0, batch: int = 64) -> list[str]:
+             seed: int = 0, batch: int = 64, starts: list[str] | None = None) -> list[str]:
     """One completion a pair, as text without the end-of-turn mark. Greedy at temperature 0; otherwise sampled, each
-    batch with a seed of its own, leaving the global generators as they were. Image tokens are never sampled."""
+    batch with a seed of its own, leaving the global generators as they were. Image tokens are never sampled.
+
+    With `starts` the assistant's turn begins with a given text, which should end between two words; what comes back
+    is only what follows it."""
     tokenizer, texts = loaded.tokenizer, []
+    starts = starts or [""] * len(prompts)
     sampling = {"do_sample": temperature > 0}
     if temperature:
         sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -159,7 +163,7 @@ def generate(loaded: Loaded, prompts: list[str], images: list, max_new_tokens: i
     for start in range(0, len(prompts), batch):
         chunk = slice(start, start + batch)
         inputs = loaded.processor(
-            text=[loaded.chat(p) for p in prompts[chunk]],
+            text=[loaded.chat(p) + s for p, s in zip(prompts[chunk], starts[chunk], strict=True)],
             images=[list(pair) for pair in images[chunk]],
             padding=True,
             return_tensors="pt",

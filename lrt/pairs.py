@@ -86,6 +86,13 @@ SPLITS = {
 TEST_SPLITS = tuple(SPLITS)[4:]
 
 
+def dataset_of(rows: list[dict]) -> Dataset:
+    """Rows of the schema as a dataset; none give an empty one (`from_list` alone cannot tell its columns)."""
+    if not rows:
+        return Dataset.from_dict({name: [] for name in FEATURES}, features=FEATURES)
+    return Dataset.from_list(rows, features=FEATURES)
+
+
 def bucket(prompt_id: str) -> int:
     """0..99 by the prompt's hash, the same on every machine and for both orders of its things."""
     return int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:4], "little") % 100
@@ -121,7 +128,7 @@ def tiny_pairs(split: str, n_pairs: int, seed: int = 0, shortcut: float | None =
     rows = []
     for asked in prompts[: -(-n_pairs // 6)]:
         rows.extend(_prompt_rows(split, asked, seed, dial))
-    return Dataset.from_list(rows[:n_pairs], features=FEATURES)
+    return dataset_of(rows[:n_pairs])
 
 
 def _prompt_rows(split: str, asked, seed: int, dial: float | None) -> Iterator[dict]:
@@ -198,7 +205,7 @@ def swap_tints(pairs: Dataset) -> Dataset:
     def swapped(row: dict) -> dict:
         return {**row, **_drawn(scenes_of(row), (other[row["tint_1"]], other[row["tint_2"]]))}
 
-    return Dataset.from_list([swapped(row) for row in pairs.remove_columns("images")], features=FEATURES)
+    return dataset_of([swapped(row) for row in pairs.remove_columns("images")])
 
 
 def swap_order(pairs: Dataset) -> Dataset:
@@ -211,4 +218,4 @@ def swap_order(pairs: Dataset) -> Dataset:
         return {**row, **turned, "images": row["images"][::-1], "vote": vote, "share": 1 - row["share"]}
 
     undecoded = pairs.with_format("arrow")[:].to_pylist()  # the PNG bytes as they are
-    return Dataset.from_list([swapped(row) for row in undecoded], features=FEATURES)
+    return dataset_of([swapped(row) for row in undecoded])

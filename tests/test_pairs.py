@@ -253,3 +253,9 @@ def test_swapping_the_order_swaps_all_that_is_said_of_an_image(small):
 def test_a_tie_stays_a_tie_in_either_order(small):
     tied = small["train"].select(range(1)).map(lambda row: {"vote": 0})
     assert swap_order(tied)["vote"][:] == [0]
+
+
+def test_no_pairs_are_an_empty_dataset_of_the_schema():
+    none = pairs.tiny_pairs("train", 0)
+    for empty in (none, pairs.swap_tints(none), pairs.swap_order(none)):
+        assert len(empty) == 0 and empty.features == pairs.FEATURES
