@@ -14,7 +14,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 import nbformat
@@ -76,7 +76,7 @@ def run_notebooks(groups: Groups, profile: str, out: str | Path, display: Displa
     given = {"profile": profile, "run_dir": out.as_posix(), **parameters}
     for path in paths:
         jobs.check_parameters(path, given)
-    keys, start = source_keys(paths, {"profile": profile, **parameters}), time.monotonic()
+    keys, start = source_keys(paths, {"profile": asdict(settings), **parameters}), time.monotonic()
     board = _Board([[_stage(path.stem, settings) for path in group] for group in groups], start, display)
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     with jobs.only_run(out) as lock, jobs.stops_when_told():
