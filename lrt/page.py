@@ -35,7 +35,7 @@ OTHER = {  # rows of the table below the accuracies
     "flip rate": "flip_rate",
     "accuracy where tint and content agree": "accuracy_agree",
     "accuracy where they conflict": "accuracy_conflict",
-    "answer departs from own verdict": "own_verdict_departure",
+    "sampled answer departs from own verdict": "own_verdict_departure_sampled",
     "true statements": "truth",
     "parsable completions": "parsable",
 }
@@ -53,7 +53,7 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
     out = Path(out)
     notebooks = sorted((out.parent / "notebooks").glob("*.ipynb")) if notebooks is None else map(Path, notebooks)
     placed, other = place(load_figures(figures_dir))
-    judge = [name for name in story.judges(records, training_listener) if name != training_listener][:1]
+    judge = story.independent(records, training_listener)[:1]
     measures = [story.FLIP, story.DEPARTURE, *(story.heard_by(name, training_listener) for name in judge), story.TRUTH]
     numbers = [(measure, story.split_of(records, measure.metric)) for measure in measures]
     numbers += [(story.ACCURACY, split) for split in (story.HOME, story.MAIN)]

@@ -14,28 +14,29 @@ from typing import NamedTuple
 
 
 class Phases(NamedTuple):
-    """Seconds that a notebook takes: before its training, for it, after it (all in `before` if it trains nothing)."""
+    """Seconds that a notebook takes: before its training, for each step of it, and after it (all in `before` if it
+    trains nothing)."""
 
     before: float
-    training: float = 0.0
+    step: float = 0.0
     after: float = 0.0
 
 
 # Measured once, on two CPU cores. What matters is their proportion: the pace corrects the rest.
 SECONDS = {
     "laptop": {
-        "01_data": Phases(20),
-        "02_sft": Phases(20, 60, 90),
-        "03_grpo": Phases(60, 300, 60),
-        "04_listener_rewards": Phases(60, 330, 60),
-        "05_contradictions": Phases(160),
+        "01_data": Phases(50),
+        "02_sft": Phases(60, 0.45, 30),
+        "03_grpo": Phases(45, 2.2, 50),
+        "04_listener_rewards": Phases(36, 2.3, 56),
+        "05_contradictions": Phases(200),
     },
     "ci": {
-        "01_data": Phases(10),
-        "02_sft": Phases(10, 5, 25),
-        "03_grpo": Phases(15, 10, 20),
-        "04_listener_rewards": Phases(15, 10, 20),
-        "05_contradictions": Phases(50),
+        "01_data": Phases(15),
+        "02_sft": Phases(25, 0.5, 8),
+        "03_grpo": Phases(35, 2, 12),
+        "04_listener_rewards": Phases(25, 2, 15),
+        "05_contradictions": Phases(150),
     },
 }
 UNKNOWN = Phases(30)  # a notebook that is not in the table
@@ -55,6 +56,11 @@ class Stage:
     total: int = 0
     at: float = 0.0
 
+    @property
+    def whole(self) -> float:
+        """Seconds expected in all."""
+        return self.expected.before + self.expected.step * self.total + self.expected.after
+
     def __str__(self) -> str:
         return f"{self.name} step {self.step}/{self.total}" if self.step else self.name
 
@@ -70,9 +76,9 @@ def seconds_left(groups: list[list[Stage]]) -> float:
 def _seen(stage):
     """(seconds planned, seconds taken) for the part of a notebook that is known to have passed."""
     if stage.finished:
-        return sum(stage.expected), stage.elapsed
+        return stage.whole, stage.elapsed
     if stage.step:
-        return stage.expected.before + stage.expected.training * min(1.0, stage.step / stage.total), stage.at
+        return stage.expected.before + stage.expected.step * min(stage.step, stage.total), stage.at
     if stage.elapsed > stage.expected.before:  # late: it has taken at least that long for its first part
         return stage.expected.before, stage.elapsed
     return 0.0, 0.0
@@ -82,7 +88,7 @@ def _left(stage, pace):
     if stage.finished:
         return 0.0
     passed, at = _seen(stage) if stage.step else (0.0, 0.0)
-    ahead = pace * (sum(stage.expected) - passed)
+    ahead = pace * (stage.whole - passed)
     return max(ahead - ((stage.elapsed or 0.0) - at), 0.05 * ahead)  # never done before it is
 
 

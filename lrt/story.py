@@ -41,7 +41,8 @@ ACCURACY = Measure(
     "it is right more often", "it is right less often",
 )
 DEPARTURE = Measure(
-    "own_verdict_departure", "departure rate", "how often the answer is not the winner that its own trace names",
+    "own_verdict_departure_sampled", "departure rate",
+    "how often an answer, sampled as in training, is not the winner that its own trace names",
     "it contradicts itself more often", "it contradicts itself less often", "contradicts itself most often",
 )
 TRUTH = Measure(
@@ -115,14 +116,16 @@ class Comparison:
 
 def compare(a: Record, b: Record, paired: Record | None = None) -> Comparison:
     """Is a's value higher than b's? By the paired interval of the difference, where there is one, else by the two
-    intervals; ends that touch are not clear."""
-    if paired and _has_interval(paired):
+    intervals; ends that touch are not clear. Where nothing varied (0 or all of n) an interval has no width, and is read
+    as 3 / n wide (the rule of three)."""
+    if paired and _has_interval(paired) and paired.low < paired.high:
         word = "higher" if paired.low > 0 else "lower" if paired.high < 0 else ""
         ends = f"the paired interval [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
         return Comparison(word, f"by {_points(paired.value)}, {ends}" if word else f"{ends} contains 0")
     if not (_has_interval(a) and _has_interval(b)):
         return Comparison("", "an interval is missing")
-    word = "higher" if a.low > b.high else "lower" if a.high < b.low else ""
+    (a_low, a_high), (b_low, b_high) = map(_ends, (a, b))
+    word = "higher" if a_low > b_high else "lower" if a_high < b_low else ""
     return Comparison(word, f"by {_points(a.value - b.value)}" if word else "the intervals overlap")
 
 
@@ -190,7 +193,10 @@ def most(records: list[Record], measure: Measure) -> str:
     top = max(found, key=lambda record: record.value)
     others = [r for r in found if r is not top]
     rivals = [r for r in others if compared(records, measure, split, top.method, r.method).word != "higher"]
-    named = f"{measure.name}, {measure.counts},"
+    named = f"{measure.name} ({measure.counts})"
+    if len({r.value for r in found}) == 1:
+        names = _and([_label(record.method) for record in found])
+        return f"The {named} is the same, {percent(top)}, for {names} ({context(found)})."
     if not rivals:
         return (f"{_capital(_label(top.method))} {measure.most}: its {named} is {percent(top)}, clear of every other "
                 f"({context(found)}).")
@@ -220,7 +226,9 @@ def within(records: list[Record], metrics: tuple[str, str], splits: tuple[str, s
 
 def headline(records: list[Record], training_listener: str = "reader") -> list[str]:
     """Which method relies on the shortcut, which contradicts itself, and what the listener changed."""
-    return [most(records, FLIP), most(records, DEPARTURE), listener_effect(records, training_listener)]
+    heard = [heard_by(name, training_listener) for name in independent(records, training_listener)[:1]]
+    told = [most(records, measure) for measure in (FLIP, DEPARTURE, *heard)]
+    return [*told, listener_effect(records, training_listener)]
 
 
 def reliance(records: list[Record]) -> list[str]:
@@ -274,7 +282,7 @@ def faithfulness(records: list[Record]) -> list[str]:
 
 def listener_effect(records: list[Record], training_listener: str = "reader") -> str:
     """GRPO with the listener against plain GRPO on every main number, in one sentence."""
-    judge = [name for name in judges(records, training_listener) if name != training_listener][:1]
+    judge = independent(records, training_listener)[:1]
     leads = {"higher": "higher", "lower": "lower", "": "no clear difference in", None: "not measured:"}
     said: dict[str | None, list[str]] = {word: [] for word in leads}
     used = []
@@ -325,6 +333,11 @@ def judges(records: list[Record], training_listener: str = "reader") -> list[str
     return sorted(asked, key=lambda name: (name == training_listener, rank[name]))
 
 
+def independent(records: list[Record], training_listener: str = "reader") -> list[str]:
+    """The listeners that measured contradiction and took no part in the training; the first one is the one to quote."""
+    return [name for name in judges(records, training_listener) if name != training_listener]
+
+
 def heard_by(judge: str, training_listener: str = "reader", verdict_kept: bool = True) -> Measure:
     """Contradiction as one listener hears it."""
     what = "circular: its reading was rewarded" if judge == training_listener else JUDGES.get(judge, "a listener")
@@ -333,6 +346,7 @@ def heard_by(judge: str, training_listener: str = "reader", verdict_kept: bool =
         f"{prefix}/{judge}", f"contradiction heard by {judge}, verdict {verdict}",
         f"{what}; how often its choice, after the trace, is not the reasoner's answer",
         "its traces and answers part more often", "its traces and answers part less often",
+        f"contradicts itself most often to the ear of {judge}",
     )
 
 
@@ -364,6 +378,12 @@ def _points(difference):
 
 def _known(record):
     return record is not None and not math.isnan(record.value)
+
+
+def _ends(record):
+    """The ends of an interval, never without width."""
+    width = 3 / max(record.n, 1) if record.low == record.high else 0.0
+    return max(0.0, record.low - width), min(1.0, record.high + width)
 
 
 def _has_interval(record):

@@ -10,7 +10,7 @@ import numpy as np
 import papermill
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -36,6 +36,7 @@ shapes = st.tuples(st.integers(1, 4), st.integers(2, 8))
 groups = hnp.arrays(float, shapes, elements=st.sampled_from([0.0, 1.0, 1.3, 1.5]))
 
 
+@settings(deadline=None)
 @given(groups, st.sampled_from([0, 1]))
 def test_the_advantage_is_the_package_s(rewards_BG, ddof):
     ours = taught("advantages")(torch.tensor(rewards_BG), ddof)

@@ -19,8 +19,8 @@ def a_run(turned=False):
             for i, metric in enumerate(("accuracy", "flip_rate", "truth", "accuracy_agree", "accuracy_conflict",
                                         "contradiction/llava"))
             for split in SPLITS for m, v in levels.items()]
-    rows += [Record("sft", "tint_uninformative", "own_verdict_departure", NAN, NAN, NAN, 0, 0),
-             Record("grpo", "tint_uninformative", "own_verdict_departure", 0.333, 0.25, 0.4, 57, 0),
+    rows += [Record("sft", "tint_uninformative", "own_verdict_departure_sampled", NAN, NAN, NAN, 0, 0),
+             Record("grpo", "tint_uninformative", "own_verdict_departure_sampled", 0.333, 0.25, 0.4, 57, 0),
              Record("content_only", "in_distribution", "accuracy", 0.987, 0.9, 1.0, 40, None)]
     if turned:
         rows = [Record(r.method, r.split, r.metric, 1 - r.value, 1 - r.high, 1 - r.low, r.n, r.seed) for r in rows]
@@ -137,7 +137,7 @@ def test_table_has_the_trained_methods_and_says_why_a_number_is_missing(tmp_path
     assert [label for label, _ in rows] == ["in distribution", "tint uninformative", "tint reversed"]
     assert [cell["value"] for cell in rows[0][1]] == ["20 %", "80 %", "60 %", "40 %"]
     others = {label: cells for title, rows in groups[1:] for label, cells in rows}
-    departs = others["answer departs from own verdict"]
+    departs = others["sampled answer departs from own verdict"]
     assert [cell["why"] for cell in departs] == ["not measured", "does not apply", "", "not measured"]
     assert (departs[2]["value"], departs[2]["ends"], departs[2]["n"]) == ("33 %", "[25, 40]", 57)
     assert "parsable completions" not in others, "a row without any number is left out"

@@ -13,7 +13,8 @@ from lrt.stats import Record
 NAN = float("nan")
 ALL = ("base", "sft", "grpo", "grpo_listener")
 MAIN = "tint_uninformative"
-METRICS = ["accuracy_agree", "accuracy_conflict", "flip_rate", "own_verdict_departure", "truth", "coverage", "parsable",
+METRICS = ["accuracy_agree", "accuracy_conflict", "flip_rate",
+           "own_verdict_departure_sampled", "truth", "coverage", "parsable",
            "same_answer", "contradiction/llava", "contradiction_no_verdict/llava", "contradiction/reader",
            "changed/swapped", "changed/reordered", "changed/verdict_flipped", "changed/reordered_forced"]
 TURNS = [("higher", "lower"), ("more", "less"), ("go with the tint", "go against the tint"), ("helps it", "hurts it"),
@@ -93,6 +94,18 @@ def test_the_headline_names_the_other_method():
     said = story.headline(close)[0]
     assert said.startswith("It is not clear which method relies on the tint most") and "GRPO, 50 % [30, 70]" in said
     assert "no clear difference from" in said and "base" not in said, "base is clear of the highest"
+    same = story.headline([record(m, "flip_rate", 0.0) for m in ("base", "grpo")])[0]
+    assert same.startswith("The flip rate (") and "is the same, 0 % [0, 3], for base and GRPO (" in same
+
+
+def test_the_headline_quotes_a_listener_that_took_no_part():
+    rows = [record(m, f"contradiction/{name}", v) for name in ("reader", "llava")
+            for m, v in (("base", 0.2), ("grpo", 0.6), ("grpo_listener", 0.4))]
+    heard = [text for text in story.headline(rows) if "to the ear of" in text]
+    assert len(heard) == 1 and heard[0].startswith("GRPO contradicts itself most often to the ear of llava: its ")
+    [turned] = [text for text in story.headline(opposite(rows)) if "to the ear of" in text]
+    assert turned.startswith("Base contradicts itself")
+    assert not [text for text in story.headline(rows[:3]) if "to the ear of" in text], "the rewarded one is not quoted"
 
 
 def test_the_listeners_effect_in_one_sentence():
@@ -132,11 +145,14 @@ def test_wide_intervals_leave_no_direction():
     ((0.5, 0.4, 0.6), (0.3, 0.2, 0.4), ""),  # they touch
     ((0.5, NAN, NAN), (0.1, 0.0, 0.2), ""),
     ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), ""),
+    ((0.4, 0.2, 0.6), (0.0, 0.0, 0.0), ""),  # 0 of 9 is compatible with a third
+    ((0.4, 0.35, 0.6), (0.0, 0.0, 0.0), "higher"),
+    ((0.6, 0.4, 0.65), (1.0, 1.0, 1.0), "lower"),
 ])
 def test_compare(a, b, word):
     result = story.compare(*(Record("m", "s", "x", *row, 9, 0) for row in (a, b)))
     assert result.word == word
-    assert ("by 20 points" in result.detail) == bool(word)
+    assert (f"by {100 * abs(a[0] - b[0]):.0f} points" in result.detail) == bool(word)
     if not word:
         assert ("missing" if math.isnan(a[1]) else "overlap") in result.detail
 

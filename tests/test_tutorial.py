@@ -239,8 +239,8 @@ def test_the_projects_notebooks_or_a_sentence(tmp_path, monkeypatch):
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
-def stage(name="a", before=100.0, training=0.0, after=0.0, **state):
-    return Stage(name, Phases(before, training, after), **state)
+def stage(name="a", before=100.0, seconds_a_step=0.0, after=0.0, **state):
+    return Stage(name, Phases(before, seconds_a_step, after), **state)
 
 
 def test_time_left_is_the_longest_of_each_group():
@@ -261,7 +261,7 @@ def test_time_left_follows_the_pace_of_the_machine():
 
 
 def training(step, at, elapsed):
-    return stage(before=10, training=80, after=10, step=step, total=40, at=at, elapsed=elapsed)
+    return stage(before=10, seconds_a_step=2, after=10, step=step, total=40, at=at, elapsed=elapsed)
 
 
 def test_time_left_of_a_training_follows_its_steps():
@@ -322,6 +322,6 @@ def test_the_table_of_seconds_covers_every_notebook():
     for profile in PROFILES:
         assert list(progress.SECONDS[profile]) == names
         for name, phases in progress.SECONDS[profile].items():
-            assert (phases.training > 0) == (name in tutorial.TRAINS)
+            assert (phases.step > 0) == (name in tutorial.TRAINS)
             if name in tutorial.TRAINS:
                 assert getattr(PROFILES[profile], tutorial.TRAINS[name][1]) > 0
