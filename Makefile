@@ -13,13 +13,14 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 
-.PHONY: help tutorial test lint lab bench lock clean
+.PHONY: help tutorial test lint lab picture bench lock clean
 
 help:
 	@echo "make tutorial   run the five notebooks and write runs/tutorial/index.html"
 	@echo "make test       lint, tests, and the marked cells of notebook 01"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       ruff alone"
+	@echo "make picture    draw the README's picture again"
 	@echo "make bench      ratios measured on this machine"
 	@echo "make lock       resolve requirements.lock and environment.yml again (needs uv)"
 	@echo "make clean      remove caches and builds; .venv and runs/ stay"
@@ -39,6 +40,11 @@ lint: $(READY)
 
 lab: $(READY)
 	@$(BIN)/python -m jupyterlab notebooks
+
+# The README's picture, from the records of one run of the main job.
+picture: $(READY)
+	@$(BIN)/python -c "from lrt import page, stats; page.draw_overview(stats.load_records('data/results/one_seed.json'), {}, 'runs/picture')"
+	@mkdir -p book/figures && cp runs/picture/accuracy_by_split.png book/figures/
 
 bench: $(READY)
 	@$(BIN)/python -m lrt.cli bench
