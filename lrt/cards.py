@@ -113,6 +113,10 @@ TITLES = {
     "weak": "A listener whose reading was cut short.",
     "blind": "A listener that is given no images: it can only believe the trace.",
     "shortcut": "A listener that learned from pairs in which the better image is nearly always warm.",
+    "base-b": "A second base for the study, pretrained apart from `reasoner`.",
+    "base-c": "A third base for the study, pretrained apart from the two others.",
+    "base-consistent": "`base-b` with another last stage: its answer never departs from its verdict.",
+    "base-clueless": "`base-b` with another last stage: its verdict knows nothing of the images.",
     "reasoner-sft": "The base after supervised fine-tuning on votes.",
     "reasoner-grpo": "The base after plain GRPO.",
     "reasoner-grpo-listener": "The base after GRPO with the listener `reader`.",
@@ -124,7 +128,7 @@ def card_for(name: str, report=print) -> dict:
     the base does both."""
     loaded, pairs = load(name), card_pairs()
     sections = {}
-    if name.startswith("reasoner"):
+    if name.startswith(("reasoner", "base-")):
         sections["seeing"] = reasoner_card(loaded, pairs)
     if not name.startswith("reasoner-"):
         sections["reading test"] = reading_test(LocalListener(loaded), pairs)

@@ -26,6 +26,7 @@ from lrt.prompts import messages
 from lrt.runs import (
     OnStep,
     Watch,
+    balanced_order,
     check_adapter,
     check_settings,
     common_arguments,
@@ -53,6 +54,9 @@ class GRPOSettings:
     num_iterations: int = 1  # optimiser steps on one rollout; from the second on the ratio is not 1
     loss_type: str = "dapo"  # how tokens are averaged: over the batch ("dapo") or a completion first ("grpo")
     scale_rewards: str = "group"  # advantages divided by the std of the "group", of the "batch", or by "none"
+    aggregation: str = "sum_then_normalize"  # of reward parts; "normalize_then_sum" scales each by its own deviation
+    balance_votes: bool = False  # as many votes for image 1 as for image 2 in every step
+    entropy_coef: float = 0.0  # weight of a bonus for the mean entropy of the policy's tokens
     max_grad_norm: float = 1.0  # gradients are scaled down to this norm
     seed: int = 0  # of the order of rows and of all sampling
     lora_rank: int = 0  # of the adapter that `checkpoints.with_adapter` put on the model; 0 = train all weights
@@ -89,7 +93,8 @@ def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dat
     """
     pairs = without_ties(pairs)
     rollouts = settings.steps // settings.num_iterations
-    order = row_order(len(pairs), settings.pairs_per_step, rollouts, settings.seed)
+    size = (settings.pairs_per_step, rollouts, settings.seed)
+    order = balanced_order(pairs["vote"], *size) if settings.balance_votes else row_order(len(pairs), *size)
     rows = pairs.select(order).select_columns(["prompt", "images", "vote", "pair_id"])
 
     wording = loaded.wording  # alone: the data set pickles what the function below holds on to
@@ -116,6 +121,8 @@ def trl_config(settings: GRPOSettings, weights: Sequence[float], out: str | Path
         epsilon=settings.epsilon,
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
+        multi_objective_aggregation=settings.aggregation,
+        entropy_coef=settings.entropy_coef,
         reward_weights=list(weights),
         shuffle_dataset=False,
     )

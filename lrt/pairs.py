@@ -113,25 +113,28 @@ def split_prompts(split: str) -> tuple[tuple[world.Thing, world.Thing], ...]:
     return tuple(chosen[i] for i in order)
 
 
-def tiny_pairs(split: str, n_pairs: int, seed: int = 0, shortcut: float | None = -1.0) -> Dataset:
+def tiny_pairs(split: str, n_pairs: int, seed: int = 0, shortcut: float | None = -1.0,
+               of_each: tuple[int, ...] = (0, 1, 2, 3, 4, 5)) -> Dataset:
     """`n_pairs` pairs of a split: four images a prompt, their six pairs, four voters each. The same seed gives the same
-    bytes, and a larger `n_pairs` only adds rows. `shortcut` overrides the split's own dial (None = no tint).
+    bytes, and a larger `n_pairs` only adds rows. `shortcut` overrides the split's own dial (None = no tint); `of_each`
+    says which of a prompt's six pairs are wanted, for the same number of pairs of more prompts.
 
     Raises ValueError for an unknown split, or more pairs than its prompts have (six each).
     """
-    prompts = split_prompts(split)
-    if n_pairs > 6 * len(prompts):
-        raise ValueError(f"split {split!r} has {len(prompts)} prompts, so at most {6 * len(prompts)} pairs: {n_pairs}")
+    prompts, each = split_prompts(split), len(of_each)
+    if n_pairs > each * len(prompts):
+        most = f"at most {each * len(prompts)} pairs"
+        raise ValueError(f"split {split!r} has {len(prompts)} prompts, so {most}: {n_pairs}")
     dial = SPLITS[split].shortcut if shortcut == -1.0 else shortcut
     if dial is not None and not 0 <= dial <= 1:
         raise ValueError(f"shortcut is a probability, got {dial}")
     rows = []
-    for asked in prompts[: -(-n_pairs // 6)]:
-        rows.extend(_prompt_rows(split, asked, seed, dial))
+    for asked in prompts[: -(-n_pairs // each)]:
+        rows.extend(_prompt_rows(split, asked, seed, dial, of_each))
     return dataset_of(rows[:n_pairs])
 
 
-def _prompt_rows(split: str, asked, seed: int, dial: float | None) -> Iterator[dict]:
+def _prompt_rows(split: str, asked, seed: int, dial: float | None, wanted: tuple[int, ...]) -> Iterator[dict]:
     rule, name = SPLITS[split], world.prompt_id(asked)
     r = world.rng("pairs", split, seed, name)
     if r.random() < 0.5:
@@ -142,13 +145,16 @@ def _prompt_rows(split: str, asked, seed: int, dial: float | None) -> Iterator[d
         if r.random() < 0.5:
             i, j = j, i
         tints = _tints(world.utility(asked, scenes[i]) - world.utility(asked, scenes[j]), dial, r)
+        votes = _votes(world.utility(asked, scenes[i]), world.utility(asked, scenes[j]), r)
+        if k not in wanted:  # its draws are made all the same, so that the others do not depend on it
+            continue
         yield {
             "pair_id": f"{split}/{seed}/{name}/{k}",
             "prompt_id": name,
             "prompt": world.prompt_text(asked),
             "split": split,
             "source": "tiny",
-            **_votes(world.utility(asked, scenes[i]), world.utility(asked, scenes[j]), r),
+            **votes,
             **_drawn((scenes[i], scenes[j]), tints),
         }
 

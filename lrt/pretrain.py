@@ -30,8 +30,8 @@ from lrt.pairs import scenes_of, split_prompts, tiny_pairs
 from lrt.prompts import TINY_WORDING, listener_continuation, messages
 from lrt.world import Scene, Thing
 
-JUDGE_RIGHT, JUDGE_CONSISTENT = 0.6, 0.8  # the weak judge: verdict is the better image; answer is the verdict
 SAVE_EVERY = 50  # steps
+STAGES = ("see", "speak", "compare", "again")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,14 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Judge:
+    """The weak judge that a base learns to imitate."""
+
+    right: float = 0.6  # how often the verdict names the better image
+    consistent: float = 0.8  # how often the answer is the verdict
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A tiny model: its classes, shape and seed; the stages from nothing, or the recipe that it goes on from."""
 
@@ -62,16 +70,20 @@ class Recipe:
     architecture: str = "qwen"
     shape: tiny.Shape = field(default_factory=tiny.Shape)
     seed: int = 0
-    see: Stage = Stage(450, 192)
-    speak: Stage = Stage(600, 64)
+    see: Stage | None = Stage(450, 192)
+    speak: Stage | None = Stage(600, 64)
     compare: Stage | None = None  # single images that nearly show what was asked for
     again: Stage | None = None  # pairs as in `speak`, with such images
     reading: Reading | None = None
-    start: str | None = None  # another recipe's name: stages one and two are that recipe's
+    judge: Judge = Judge()
+    start: str | None = None  # another recipe's name: the stages up to `after` are that recipe's
+    after: str = "speak"
 
 
 NARROW = tiny.Shape(text=96, layers=4, heads=3, vision=64, vision_layers=3, vision_heads=2)
 _READER = {"shape": NARROW, "seed": 1, "see": Stage(400, 192), "speak": Stage(300, 64), "start": "reader-base"}
+_BASE = {"speak": None, "compare": Stage(350, 128), "again": Stage(600, 64)}
+_VARIANT = {"see": None, "speak": None, "again": Stage(400, 64), "start": "base-b", "after": "compare", "seed": 11}
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -87,6 +99,11 @@ RECIPES = {
         Recipe(
             "llava", "llava", NARROW, 2, Stage(400, 192), Stage(300, 64), reading=Reading(), start="llava-base"
         ),
+        # more bases for the study, pretrained apart from the reasoner; the last two have another judge to imitate
+        Recipe("base-b", seed=11, **_BASE),
+        Recipe("base-c", seed=12, **_BASE),
+        Recipe("base-consistent", judge=Judge(consistent=1.0), **_VARIANT),
+        Recipe("base-clueless", judge=Judge(right=0.5), **_VARIANT),
     )
 }
 
@@ -137,7 +154,7 @@ def see_example(r: np.random.Generator, draw=free_scene) -> Example:
     return Example(world.prompt_text(asked), (image,), said, called=number)
 
 
-def speak_example(r: np.random.Generator, draw=free_scene) -> Example:
+def speak_example(r: np.random.Generator, draw=free_scene, judge: Judge = Judge()) -> Example:
     """A pair, half of the time by the real generators, judged by the weak and inconsistent judge."""
     asked = _asked(r)
     if r.random() < 0.5:
@@ -146,8 +163,8 @@ def speak_example(r: np.random.Generator, draw=free_scene) -> Example:
         scenes = tuple(world.draw_scene(asked, world.pick(r, (world.SKILLED, world.CLUMSY)), r) for _ in (1, 2))
     gap = world.utility(asked, scenes[0]) - world.utility(asked, scenes[1])
     better = (1 if gap > 0 else 2) if gap else int(r.integers(1, 3))
-    verdict = better if r.random() < JUDGE_RIGHT else 3 - better
-    answer = verdict if r.random() < JUDGE_CONSISTENT else 3 - verdict
+    verdict = better if r.random() < judge.right else 3 - better
+    answer = verdict if r.random() < judge.consistent else 3 - verdict
     tints = world.pick(r, (("warm", "cool"), ("cool", "warm"), ("none", "none")))
     images = tuple(world.render(s, t) for s, t in zip(scenes, tints, strict=True))
     completion = traces.write_completion(traces.gold_trace(asked, scenes, verdict), answer)
@@ -207,7 +224,8 @@ def _examples(recipe: Recipe, stage: str, step: int, batch: int, rows) -> list[E
     if stage == "compare":
         return [see_example(r, near_scene) for _ in range(batch)]
     if stage in ("speak", "again"):
-        return [speak_example(r, free_scene if stage == "speak" else near_scene) for _ in range(batch)]
+        draw = free_scene if stage == "speak" else near_scene
+        return [speak_example(r, draw, recipe.judge) for _ in range(batch)]
     return [read_example(rows[int(r.integers(len(rows)))], recipe.reading, r) for _ in range(batch)]
 
 
@@ -258,6 +276,19 @@ def train_stage(model, processor, recipe: Recipe, name: str, stage: Stage, state
     return losses
 
 
+def own_stages(recipe: Recipe) -> dict[str, Stage]:
+    """The stages that a recipe trains itself, in order: all that it has, after those that it starts from."""
+    begun = _up_to(recipe.after) if recipe.start else ()
+    stages = {name: getattr(recipe, name) for name in STAGES if name not in begun}
+    if recipe.reading:
+        stages["read"] = recipe.reading.stage
+    return {name: stage for name, stage in stages.items() if stage}
+
+
+def _up_to(stage: str) -> tuple[str, ...]:
+    return STAGES[: STAGES.index(stage) + 1]
+
+
 def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = print) -> Path:
     """Run a recipe (and, where needed, the one that it starts from) and save model, processor and losses in `out/name`.
 
@@ -270,16 +301,13 @@ def pretrain(name: str, out: Path, runs: Path, report: Callable[[str], None] = p
     model, processor = build(recipe)
     losses = {}
     if recipe.start:
-        if not (runs / recipe.start / "speak.pt").exists():
+        if not (runs / recipe.start / f"{recipe.after}.pt").exists():
             pretrain(recipe.start, runs / "bases", runs, report)
-        saved = {stage: runs / recipe.start / f"{stage}.pt" for stage in ("see", "speak")}
-        start = {stage: torch.load(path, weights_only=True) for stage, path in saved.items()}
+        begun = [stage for stage in own_stages(RECIPES[recipe.start]) if stage in _up_to(recipe.after)]
+        start = {stage: torch.load(runs / recipe.start / f"{stage}.pt", weights_only=True) for stage in begun}
         losses = {stage: state["losses"] for stage, state in start.items()}
-        model.load_state_dict(start["speak"]["model"])
-        stages = {"read": recipe.reading.stage}
-    else:
-        stages = {name: getattr(recipe, name) for name in ("see", "speak", "compare", "again") if getattr(recipe, name)}
-    for stage, settings in stages.items():
+        model.load_state_dict(start[recipe.after]["model"])
+    for stage, settings in own_stages(recipe).items():
         state = folder / f"{stage}.pt"
         losses[stage] = train_stage(model, processor, recipe, stage, settings, state, report=report)
     save(model, processor, recipe, losses, out / name)

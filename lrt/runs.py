@@ -68,6 +68,29 @@ def row_order(n_pairs: int, per_step: int, steps: int, seed: int) -> list[int]:
     return order[: steps * per_step]
 
 
+def balanced_order(votes: list[int], per_step: int, steps: int, seed: int) -> list[int]:
+    """Like `row_order`, with as many votes for image 1 as for image 2 in every step.
+
+    A step whose votes happen to favour one side pushes every answer to that side, and a small policy soon gives only
+    that answer: no group then has anything to compare. ValueError for an odd number of pairs a step, or too few pairs.
+    """
+    if per_step % 2:
+        raise ValueError(f"votes are balanced in steps of an even number of pairs, not {per_step}")
+    half, order, epoch = per_step // 2, [], 0
+    sides = [[i for i, vote in enumerate(votes) if vote == side] for side in (1, 2)]
+    whole = min(map(len, sides)) // half
+    if not whole:
+        counts = f"{len(sides[0])} and {len(sides[1])} pairs with each vote"
+        raise ValueError(f"{counts} are fewer than the {half} of each that one step takes")
+    while len(order) < steps * per_step:
+        place = world.rng("balanced order", seed, epoch).permutation(len(votes)).tolist()
+        first, second = (sorted(side, key=place.__getitem__) for side in sides)
+        for k in range(whole):
+            order += first[k * half : (k + 1) * half] + second[k * half : (k + 1) * half]
+        epoch += 1
+    return order[: steps * per_step]
+
+
 def pairs_id(pairs: Dataset) -> str:
     """A short hash of which pairs these are, in which order, and how they were voted on."""
     said = zip(pairs["pair_id"], pairs["vote"], strict=True)

@@ -17,11 +17,17 @@ from matplotlib.ticker import PercentFormatter
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 GREY = "#666666"
-METHODS = {  # method -> (label, colour, marker); a study that adds methods adds rows here
+METHODS = {  # of the course: method -> (label, colour, marker)
     "base": ("base", BLACK, "o"),
     "sft": ("SFT", GREEN, "s"),
     "grpo": ("GRPO", VERMILION, "^"),
     "grpo_listener": ("GRPO + listener", BLUE, "D"),
+}
+STUDY = {  # of the study, beside base and GRPO; its other methods are grey (`look`)
+    "listener_base": ("base as listener", SKY, "s"),
+    "listener_reader": ("reader as listener", BLUE, "D"),
+    "rule": ("rule", ORANGE, "X"),
+    "permuted": ("permuted", PURPLE, "P"),
 }
 
 
@@ -73,14 +79,14 @@ def figure(title, rows=1, cols=1, size=(8, 4), **layout):
 
 
 def look(method):
-    """(label, colour, marker) of a method; grey for one that METHODS does not know."""
-    return METHODS.get(method, (method.replace("_", " "), GREY, "v"))
+    """(label, colour, marker) of a method; grey for one that neither METHODS nor STUDY knows."""
+    return (METHODS | STUDY).get(method, (method.replace("_", " "), GREY, "v"))
 
 
 def in_order(methods):
     """The methods once each: the known ones in their fixed order, then the others as they come."""
-    methods = list(dict.fromkeys(methods))
-    return [m for m in METHODS if m in methods] + [m for m in methods if m not in METHODS]
+    methods, known = list(dict.fromkeys(methods)), METHODS | STUDY
+    return [m for m in known if m in methods] + [m for m in methods if m not in known]
 
 
 def words(name, width=14):

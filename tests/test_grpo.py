@@ -15,7 +15,7 @@ from lrt.listener import AdapterOffListener, LocalListener
 from lrt.pairs import tiny_pairs
 from lrt.prompts import text_of
 from lrt.rewards import ListenerReward, accuracy_reward, format_reward
-from lrt.runs import row_order
+from lrt.runs import balanced_order, row_order
 
 PAIRS = tiny_pairs("train", 5)
 # 5 pairs, 2 a step: the second epoch begins with step 3
@@ -70,6 +70,20 @@ def test_rows_are_the_whole_run_in_order():
     assert [part["type"] for part in content] == ["text", "image", "text", "image", "text"]
     assert all("text" not in part for part in content if part["type"] == "image")  # no `text: None` beside an image
     assert len(grpo.training_rows(PAIRS, GRPOSettings(**SMALL, num_iterations=2), loaded)) == 6
+
+
+def test_votes_can_be_balanced_in_every_step():
+    pairs, loaded = tiny_pairs("train", 24), build()
+    usual = grpo.training_rows(pairs, GRPOSettings(**SMALL), loaded)
+    balanced = grpo.training_rows(pairs, GRPOSettings(**SMALL, balance_votes=True), loaded)
+    assert len(balanced) == len(usual) == 12
+    assert [balanced[i]["pair_id"] for i in range(12)] == [
+        pairs[i]["pair_id"] for i in balanced_order(pairs["vote"][:], 2, 6, 0)]
+    by_step = [{balanced[i]["vote"], balanced[i + 1]["vote"]} for i in range(0, 12, 2)]
+    assert by_step == [{1, 2}] * 6
+    assert any(usual[i]["vote"] == usual[i + 1]["vote"] for i in range(0, 12, 2))  # which the usual order is not
+    with pytest.raises(ValueError, match="even number of pairs, not 3"):
+        grpo.training_rows(pairs, GRPOSettings(**{**SMALL, "pairs_per_step": 3}, balance_votes=True), loaded)
 
 
 def test_a_step_needs_enough_pairs():

@@ -49,6 +49,39 @@ def test_row_order_depends_on_seed_and_epoch():
     assert sorted(twice[:30]) == sorted(twice[30:]) and twice[:30] != twice[30:]
 
 
+@given(votes=st.lists(st.sampled_from([1, 2]), max_size=40), half=st.integers(1, 5), steps=st.integers(1, 30),
+       seed=st.integers(0, 99))
+def test_balanced_order_has_equal_votes_in_every_step(votes, half, steps, seed):
+    fewer = min(votes.count(1), votes.count(2))
+    if fewer < half:
+        with pytest.raises(ValueError, match=f"{votes.count(1)} and {votes.count(2)} pairs .* the {half} of "):
+            runs.balanced_order(votes, 2 * half, steps, seed)
+        return
+    order = runs.balanced_order(votes, 2 * half, steps, seed)
+    assert len(order) == steps * 2 * half and set(order) <= set(range(len(votes)))
+    by_step = [order[i : i + 2 * half] for i in range(0, len(order), 2 * half)]
+    assert all(len(set(step)) == 2 * half for step in by_step)  # no pair twice in a step
+    assert all([votes[i] for i in step].count(1) == half for step in by_step)
+    epoch = fewer // half * 2 * half
+    assert all(len(set(order[i : i + epoch])) == len(order[i : i + epoch]) for i in range(0, len(order), epoch))
+    assert runs.balanced_order(votes, 2 * half, steps + 3, seed)[: len(order)] == order  # a longer run begins the same
+
+
+def test_balanced_order_depends_on_seed_and_epoch_and_uses_all_pairs():
+    votes = [1] * 10 + [2] * 14
+    first, second = (runs.balanced_order(votes, 4, 5, seed) for seed in (0, 1))
+    assert first != second and len(first) == 20  # five steps are an epoch: all votes for image 1
+    twice = runs.balanced_order(votes, 4, 10, seed=0)
+    assert set(twice[:20]) != set(twice[20:]) and set(range(10)) < set(twice[20:])
+    assert set(runs.balanced_order(votes, 4, 50, seed=0)) == set(range(24))  # what is over comes in other epochs
+
+
+def test_balanced_order_needs_an_even_number_of_pairs():
+    for per_step in (1, 3):
+        with pytest.raises(ValueError, match=f"an even number of pairs, not {per_step}"):
+            runs.balanced_order([1, 2] * 9, per_step, 2, 0)
+
+
 def test_ties_are_dropped_aloud():
     pairs = tiny_pairs("train", 6)
     votes = [1, 0, 2, 0, 1, 2]

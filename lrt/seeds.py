@@ -1,0 +1,87 @@
+"""What differs from one training run to the next, together with what differs between test prompts: numpy only.
+
+`stats.bootstrap` sees the spread over prompts of one run, and `stats.several_seeds` the spread over runs alone. A
+comparison of two methods, run with the same seeds and measured on the same pairs, has both.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lrt.stats import NAN, Interval, several_seeds, t_quantile
+
+
+def hierarchical(d_SB, clusters_B, n_boot: int = 2000, seed: int = 0, level: float = 0.95,
+                 student: bool = True) -> tuple[Interval, float]:
+    """(interval, p) of the mean over pairs, averaged over seeds: a bootstrap over seeds and clusters, crossed.
+
+    d_SB: (S, B) differences, NaN where one does not apply; clusters_B: (B,) prompt ids, the same for every seed. Both
+    seeds and clusters are drawn with replacement, every drawn seed on the same drawn clusters (the "pigeonhole
+    bootstrap" of Owen 2007, doi 10.1214/07-AOAS122). With m = the estimate, a draw is
+
+        m + k (mean of the drawn seeds, all clusters - m) + (the same seeds, drawn clusters - the same, all clusters)
+
+    k = sqrt(S / (S - 1)) makes up for the spread that S values understate as seen from their own mean; it is divided by
+    sqrt(c / (S - 1)), c drawn from chi-square with S - 1 degrees of freedom, anew for every draw: that the spread is
+    itself a guess from S values, as in Student's t. `student=False` leaves that out: 3 seeds then give intervals that
+    are too narrow.
+
+    The interval holds the middle `level` of the draws; p is twice the smaller tail at 0, at least 2 / n_boot. n counts
+    the values. Seeds and clusters without any value are left out; ends and p are NaN with fewer than two of either.
+    ValueError if the shapes do not fit, or a value is infinite.
+    """
+    sums_SC, counts_SC = _by_cluster(d_SB, clusters_B)
+    (S, C), n = sums_SC.shape, int(counts_SC.sum())
+    if not 0 < level < 1 or n_boot < 1:
+        raise ValueError(f"level must lie between 0 and 1, and n_boot be at least 1: {level}, {n_boot}")
+    if not n:
+        return Interval(NAN, NAN, NAN, 0), NAN
+    means_S = sums_SC.sum(1) / counts_SC.sum(1)
+    value = float(means_S.mean())
+    if S < 2 or C < 2:
+        return Interval(value, NAN, NAN, n), NAN
+    rng = np.random.default_rng(seed)
+    drawn_RC, drawn_RS = rng.integers(C, size=(n_boot, C)), rng.integers(S, size=(n_boot, S))
+    cells = (drawn_RC + C * np.arange(n_boot)[:, None]).ravel()
+    times_RC = np.bincount(cells, minlength=n_boot * C).reshape(n_boot, C).astype(float)  # of each cluster
+    tops_RS, bottoms_RS = times_RC @ sums_SC.T, times_RC @ counts_SC.T
+    redrawn_RS = np.divide(tops_RS, bottoms_RS, out=np.full(tops_RS.shape, NAN), where=bottoms_RS > 0)
+    # both for the same drawn seeds; a seed whose values are all in clusters that were not drawn is out of both
+    both_RS = np.take_along_axis(redrawn_RS, drawn_RS, axis=1)
+    seeds_R, used_RS = means_S[drawn_RS].mean(1), ~np.isnan(both_RS)
+    rest_RS = np.where(used_RS, both_RS - means_S[drawn_RS], 0)
+    rest_R = rest_RS.sum(1) / np.maximum(used_RS.sum(1), 1)
+    k = math.sqrt(S / (S - 1)) / (np.sqrt(rng.chisquare(S - 1, n_boot) / (S - 1)) if student else 1)
+    draws_R = np.round(value + k * (seeds_R - value) + rest_R, 12)  # so that 0 is 0 on every machine
+    tail = min((draws_R <= 0).mean(), (draws_R >= 0).mean())
+    low, high = np.quantile(draws_R, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), n), float(min(1.0, 2 * max(tail, 1 / n_boot)))
+
+
+def _by_cluster(d_SB, clusters_B) -> tuple[np.ndarray, np.ndarray]:
+    """(sums_SC, counts_SC) of the seeds and the clusters that have any value."""
+    d_SB, clusters_B = np.asarray(d_SB, dtype=float), np.asarray(clusters_B)
+    if d_SB.ndim != 2 or clusters_B.shape != d_SB.shape[1:]:
+        raise ValueError(f"(S, B) differences and (B,) clusters do not fit: {d_SB.shape}, {clusters_B.shape}")
+    if np.isinf(d_SB).any():
+        raise ValueError(f"infinite difference, seed {int(np.isinf(d_SB).any(axis=1).argmax())} (counted from 0)")
+    known_SB = ~np.isnan(d_SB)
+    seeds, pairs = known_SB.any(axis=1), known_SB.any(axis=0)
+    ids, index_B = np.unique(clusters_B[pairs], return_inverse=True)
+    member_BC = (index_B[:, None] == np.arange(len(ids))).astype(float)
+    d_SB, known_SB = d_SB[seeds][:, pairs], known_SB[seeds][:, pairs]
+    return np.nan_to_num(d_SB) @ member_BC, known_SB @ member_BC
+
+
+def prediction(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Where one new run would lie: mean and t-interval with sd * sqrt(1 + 1 / S); values: (S,), one number a seed.
+
+    `several_seeds` says how well the mean is known, this how much to expect of a single run. Exact for values from a
+    normal distribution. NaN ends with fewer than two values; NaN values are left out.
+    """
+    mean, _, _, n = several_seeds(values, level)
+    if n < 2:
+        return Interval(mean, NAN, NAN, n)
+    half = t_quantile(level, n - 1) * np.nanstd(np.asarray(values, dtype=float), ddof=1) * math.sqrt(1 + 1 / n)
+    return Interval(mean, float(mean - half), float(mean + half), n)

@@ -1,0 +1,287 @@
+"""Tables, sentences and figures of the study, on logs of runs that never were."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import study_logs
+import study_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from lrt import claims, grid, logs, outcomes, stats, study_plots, style
+from lrt import study_story as story
+from lrt import study_tables as tables
+from lrt.claims import Claim, Comparison, Decision, Effect
+
+NAN = math.nan
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return logs.read_runs(study_runs.written(tmp_path_factory.mktemp("logs")))
+
+
+@pytest.fixture(scope="module")
+def single(runs):
+    return [run for run in runs if run.cell.seed == 1]
+
+
+def run_like(folder, at, method="grpo", **changes):
+    """A run whose measurements have the fields of `at(step, n)`."""
+    return logs.read_run(study_logs.written(folder, study_runs.cell(method, **changes), at))
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_differences_are_of_the_same_pairs_and_seed(runs):
+    table = tables.differences(runs, ["flip", "truth"])
+    assert len(table) == 2 * 4 * 3 and "grpo" not in set(table["method"])
+    final = {(run.cell.method, run.cell.seed): run.final for run in runs}
+    for row in table.itertuples():
+        a, b = (outcomes.values(final[method, row.seed], row.measure) for method in (row.method, "grpo"))
+        assert row.value == pytest.approx(np.nanmean(a - b)) and row.low <= row.value <= row.high
+
+
+def test_without_the_reference_nothing_is_compared(runs):
+    assert tables.differences([run for run in runs if run.cell.method != "grpo"], ["flip"]).empty
+    assert tables.differences([], ["flip"]).empty and tables.curves([], ["flip"]).empty
+
+
+def comparison(*rows, method="rule", name="flip"):
+    return pd.DataFrame([(name, method, seed, *row) for seed, row in enumerate(rows)],
+                        columns=["measure", "method", "seed", "value", "low", "high"])
+
+
+def test_two_stories_prefers_two_findings_to_a_larger_maybe():
+    clear = comparison((0.1, 0.05, 0.15), (0.3, 0.2, 0.4), (-0.12, -0.2, -0.05), method="rule")
+    maybe = comparison((0.5, -0.1, 0.9), (-0.5, -0.9, 0.1), method="permuted")
+    found = tables.two_stories(pd.concat([maybe, clear]))
+    assert (found.method, found.up, found.down, found.clear) == ("rule", 1, 2, True)
+    assert tables.two_stories(maybe).clear is False
+    assert tables.two_stories(comparison((0.1, 0.0, 0.2), (0.0, -0.1, 0.1))) is None
+    assert tables.two_stories(tables.differences([], ["flip"])) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=6))
+def test_two_stories_needs_both_sides(values):
+    found = tables.two_stories(comparison(*[(v, v - 0.1, v + 0.1) for v in values]))
+    assert (found is not None) == (min(values) < 0 < max(values))
+
+
+def test_over_seeds_is_several_seeds_of_each_group(runs):
+    table = tables.curves(runs, ["flip"])
+    for row in tables.over_seeds(table, ["method", "step"]).itertuples():
+        own = table[(table["method"] == row.method) & (table["step"] == row.step)]["value"]
+        assert tuple(row)[3:] == pytest.approx(tuple(stats.several_seeds(own)), nan_ok=True)
+
+
+def test_bins_of_disagreement_against_a_loop(runs):
+    [run] = [run for run in runs if run.cell.name == "grpo.s0"]
+    rows = tables.accuracy_by_bin([run])
+    hits = [[] for _ in rows]
+    for pair in run.final.itertuples(index=False):
+        pair = dict(zip(run.final.columns, pair, strict=True))
+        p = pair["sampled_p/llava"] if pair["sampled"] == 1 else 1 - pair["sampled_p/llava"]
+        if not math.isnan(pair["better"]):
+            hits[min(4, int((1 - p) / 0.2 + 1e-9))].append(pair["sampled"] == pair["better"])
+    assert [row["n"] for row in rows] == [len(own) for own in hits]
+    for row, own in zip(rows, hits, strict=True):
+        assert row["accuracy"] == pytest.approx(np.mean(own) if own else NAN, nan_ok=True)
+
+
+def test_bins_of_several_seeds_are_means_over_seeds(runs):
+    own = tables.of_methods(runs)["rule"]
+    each = [tables.accuracy_by_bin([run]) for run in own]
+    for i, row in enumerate(tables.accuracy_by_bin(own)):
+        assert row["n"] == sum(rows[i]["n"] for rows in each)
+        assert row["accuracy"] == pytest.approx(np.nanmean([rows[i]["accuracy"] for rows in each]))
+
+
+def test_what_is_paid_is_the_mean_since_the_measurement_before(runs):
+    table = tables.proxy_and_gold(runs)
+    assert set(table["method"]) == {"listener_base", "listener_reader", "permuted"}, "no listener, no proxy"
+    paid = table[table["method"] == "permuted"].groupby("step")["paid"].mean()
+    assert paid.loc[[2, 8]].tolist() == pytest.approx([0.515, 0.575]) and math.isnan(paid[0])
+
+
+def test_calibration_is_measured_on_equally_many_pairs(tmp_path):
+    def sure_and_right(step, n):
+        first = study_logs.known(n)["better"].fillna(1) == 1
+        p = "".join(study_logs.two(1.0 if yes else 0.0) for yes in first)
+        return {"sampled_p": dict.fromkeys(study_runs.SIZES["judges"], p if step else study_logs.two(0.5) * n)}
+
+    [row] = tables.calibration([run_like(tmp_path, sure_and_right)]).itertuples()
+    better = study_logs.known(24)["better"].dropna()
+    assert row.after == 0 and row.before == pytest.approx(abs(0.5 - (better == 1).mean()))
+
+
+def test_probes_count_silence_and_favour(tmp_path):
+    def silent(step, n):
+        return {"sampled_said": "0" * n, "sampled_true": "0" * n, "sampled": "1" * (n - 6) + "2" * 6} if step else {}
+
+    table = tables.probes([run_like(tmp_path, silent)]).set_index("when")
+    assert table.loc["before", ["verdict only", "first"]].tolist() == [0, 1]
+    assert table.loc["after", ["coverage", "verdict only", "first"]].tolist() == pytest.approx([0, 1, 34 / 40])
+
+
+def test_credits_leave_out_what_was_not_logged(runs, tmp_path):
+    table = tables.credits(runs)
+    assert "verdict" not in set(table["property"]), "these logs have none"
+    added = table[table["part"] == "credit_added"]
+    assert set(added["method"]) == set(study_runs.REWARDS) - {"grpo", "truth", "half_lr"}
+    assert added[added["property"] == "answer"]["value"].tolist() == pytest.approx([0.03] * 4 * 3 * 4)
+    assert tables.credits([run_like(tmp_path, lambda step, n: {})]).empty
+
+
+def test_measures_of_a_listener_that_did_not_hear_are_left_out(tmp_path):
+    run = run_like(tmp_path, lambda step, n: {}, judges=("reader",))
+    assert tables.measured([run]) == ["flip", "conflict", "truth"]
+    assert tables.measured([]) == list(tables.MAIN)
+
+
+# --- sentences -------------------------------------------------------------------------------------------------------
+
+
+def effect(low, high, method="listener_reader", name="flip", at="last step"):
+    return Effect(method, "grpo", at, name, (low + high) / 2, low, high, 40, (0, 1, 2))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_a_direction_is_said_only_where_the_interval_leaves_out_0(a, b):
+    low, high = sorted((a, b))
+    [said] = story.effect_sentences([effect(low, high)], "flip")
+    assert ("higher" in said) == (low > 0) and ("lower" in said) == (high < 0)
+    assert ("not clearly" in said) == (low <= 0 <= high)
+    assert ("better" in said, "worse" in said) == (high < 0, low > 0), "fewer flips are better"
+
+
+def test_one_seed_is_called_one_seed(single):
+    effects = claims.effects(single, measures=["flip"])
+    assert all("one seed, so no interval" in said for said in story.effect_sentences(effects, "flip"))
+    assert "[" not in story.over_training(tables.curves(single, ["flip"]), "flip")
+
+
+LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
+
+
+@pytest.mark.parametrize("last, matched, long, word", [
+    (SAME, LESS, LESS, "**neither**"),
+    (LESS, LESS, LESS, "**prevents**"),
+    (LESS, SAME, LESS, "but not clearly so where it is as accurate in distribution: **delays**"),
+    (LESS, LESS, SAME, "but not clearly so in the runs of 900 steps: **delays**"),
+    (LESS, LESS, None, "in the runs of 900 steps: not run"),
+    (LESS, None, None, "where it is as accurate in distribution and in the runs of 900 steps: not run"),
+    (LESS, LESS, (NAN, NAN), "in the runs of 900 steps: not run"),
+    ((NAN, NAN), None, None, "too few seeds"),
+])
+def test_the_plan_s_three_words(last, matched, long, word):
+    found = [[effect(*ends)] if ends else [] for ends in (last, matched, long)]
+    assert word in story.prevents(*found, "listener_reader")
+    assert "too few seeds" in story.prevents(*found, "rule"), "which has no effects here"
+
+
+def proxy(paid, right, seeds=3):
+    rows = [("permuted", s, step, None if not step else 0.5 + paid * step + 0.01 * s * step, 0.5, 0.5 + right * step
+             + 0.01 * s * step) for s in range(seeds) for step in (0, 1, 2)]
+    return pd.DataFrame(rows, columns=["method", "seed", "step", "paid", "p_better", "right"])
+
+
+@pytest.mark.parametrize("paid, right, seeds, words", [
+    (0.2, -0.2, 3, "have parted"),
+    (0.2, -0.01, 3, "cannot say"),
+    (0.2, 0.2, 3, "Both rose"),
+    (-0.2, 0.2, 3, "did not clearly rise"),
+    (0.2, 0.2, 1, "One seed"),
+])
+def test_paid_and_wanted(paid, right, seeds, words):
+    assert words in story.fooled(proxy(paid, right, seeds), "permuted")
+
+
+def test_verdicts_in_words():
+    claim = Claim("R1", "about", "text", "listener_reader", ("grpo", "rule"), "flip", "lower")
+    against = (Comparison("grpo", -0.2, -0.3, -0.11, 0.001, 0.002, 40, (0, 1)),
+               Comparison("rule", 0.0, -0.05, 0.05, 0.9, 0.9, 40, (0, 1)))
+    said = story.decided([Decision(claim, against, "not supported"), Decision(replace(claim, id="X"), (), "not run")])
+    assert said[:2] == ["**Not supported** in the tiny world: R1.", "**Not run** yet: X."]
+    assert said[2] == "R1: clear against GRPO; an effect of 10 points as predicted is not excluded against GRPO."
+
+
+def test_what_is_there_is_counted(runs):
+    first, *others = story.present(runs[:-1], grid.read_grid())
+    assert "14 of 50" in first and "rule 2" in first
+    assert all(" 0 of " in text for text in others)
+
+
+def test_words_for_few_seeds_and_few_methods(single):
+    assert "not yet runs of two seeds" in story.opposite(None, 1)
+    assert "In no comparison" in story.opposite(None, 4)
+    ends = tables.last(single, ["truth", "followed/llava"])
+    assert "Too few seeds" in story.together(ends)
+    assert story.together(ends[:1]).startswith("One method")
+    assert story.listed([]) == "none" and story.listed("abc") == "a, b and c"
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def figures(runs):
+    """Every figure of these runs."""
+    names = tables.measured(runs)
+    differences, curves = tables.differences(runs, names), tables.curves(runs, names)
+    bins = {method: tables.accuracy_by_bin(own) for method, own in tables.of_methods(runs).items()}
+    planes = tables.curves(runs, ["in_distribution", "uninformative", "reversed"])
+    seeds = differences["seed"].nunique()
+    yield study_plots.over_training(curves[curves["measure"].isin(names[:2])])
+    yield study_plots.at_the_end(differences, claims.effects(runs, measures=names))
+    yield study_plots.paths(planes)
+    yield study_plots.by_disagreement(bins, seeds, "llava")
+    yield study_plots.persuasive_and_true(tables.last(runs, ["truth", "followed/llava"]))
+    yield study_plots.proxy_and_gold(tables.proxy_and_gold(runs))
+    yield study_plots.credits(tables.credits(runs))
+    if found := tables.two_stories(differences):
+        yield study_plots.one_comparison(found)
+
+
+@pytest.mark.parametrize("which", ["runs", "single"])
+def test_figures_are_labelled_and_keep_their_texts_on_the_page(request, which):
+    several = which == "runs"
+    for fig in figures(request.getfixturevalue(which)):
+        assert fig.get_figwidth() <= 10 and fig.get_figheight() <= 5
+        assert ("one seed" in fig.get_suptitle()) != several or "of that seed alone" in fig.get_suptitle()
+        for ax in fig.axes:
+            assert any(other.get_xlabel() for other in ax.get_shared_x_axes().get_siblings(ax))
+        FigureCanvasAgg(fig).draw()
+        texts = [fig._suptitle, *(t for ax in fig.axes for t in (ax.title, ax.xaxis.label, ax.yaxis.label))]
+        for box in (text.get_window_extent() for text in texts if text.get_text()):
+            assert fig.bbox.x0 - 1 <= box.x0 and box.x1 <= fig.bbox.x1 + 1
+            assert fig.bbox.y0 - 1 <= box.y0 and box.y1 <= fig.bbox.y1 + 1
+
+
+def test_every_seed_is_a_point_at_the_end(runs):
+    differences = tables.differences(runs, ["flip"])
+    fig = study_plots.at_the_end(differences, claims.effects(runs, measures=["flip"]))
+    drawn = sorted(x for line in fig.axes[0].lines if line.get_marker() == "." for x in line.get_xdata())
+    assert drawn == pytest.approx(sorted(differences["value"]))
+
+
+def test_an_empty_table_is_no_figure():
+    for draw in (study_plots.over_training, study_plots.paths, study_plots.persuasive_and_true,
+                 study_plots.proxy_and_gold, study_plots.credits, lambda none: study_plots.at_the_end(none, [])):
+        with pytest.raises(ValueError, match="to draw"):
+            draw(pd.DataFrame())
+    with pytest.raises(ValueError, match="no bins to draw"):
+        study_plots.by_disagreement({}, 1, "llava")
+
+
+def test_no_two_methods_of_the_study_look_alike():
+    looks = [style.look(name) for name in study_runs.RELIANCE] + [style.look("permuted"), style.look("base")]
+    assert {len({look[i] for look in looks}) for i in range(3)} == {len(looks)}
+    assert style.look("half_lr") == ("half lr", style.GREY, "v")
+    assert style.in_order(["half_lr", "permuted", "grpo", "base"]) == ["base", "grpo", "permuted", "half_lr"]
