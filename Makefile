@@ -16,7 +16,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 .PHONY: help tutorial test lint lab picture bench lock clean
 
 help:
-	@echo "make tutorial   run the five notebooks and write runs/tutorial/index.html"
+	@echo "make tutorial   run the notebooks and write runs/tutorial/index.html"
 	@echo "make test       lint, tests, and the marked cells of notebook 01"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       ruff alone"

@@ -343,7 +343,7 @@ def tutorial(
     out: Annotated[Path, typer.Option(help="The run's folder; asked again, it goes on there.")] = Path("runs/tutorial"),
     seed: Seed = 0,
 ):
-    """Run the five notebooks and write one page of results: `make tutorial`."""
+    """Run the notebooks and write one page of results: `make tutorial`."""
     from lrt.tutorial import NotebookFailed, run
 
     try:

@@ -23,11 +23,12 @@ class Run:
     header: dict  # its first line: the cell, versions of the code and of what it stands on, the machine
     steps: pd.DataFrame  # a row a training step, by its number; columns as `lrt.cell` writes them
     measures: Mapping[int, pd.DataFrame]  # step -> `probe.table`, from step 0 on, without the last
-    final: pd.DataFrame  # the last one, on more pairs
+    final: pd.DataFrame  # the last one; like the first, at step 0, on more pairs than the others
 
     def history(self) -> dict[int, pd.DataFrame]:
         """step -> table on the first `measured_pairs`, at every measured step, the last included."""
-        return {**self.measures, self.cell.steps: self.final.iloc[: self.cell.measured_pairs]}
+        tables = {**self.measures, self.cell.steps: self.final}
+        return {step: table.iloc[: self.cell.measured_pairs] for step, table in tables.items()}
 
 
 def read_runs(folder: str | Path, methods: Iterable[str] | None = None) -> list[Run]:
@@ -56,7 +57,8 @@ def read_run(path: str | Path) -> Run:
         if "step" in line:
             steps.append(line)
         elif "measured" in line:
-            measured.append((line["measured"], _measurement(line, cell, cell.measured_pairs, where)))
+            n = cell.measured_pairs if line["measured"] else cell.final_pairs
+            measured.append((line["measured"], _measurement(line, cell, n, where)))
         elif line.get("final") == cell.steps:
             final = _measurement(line, cell, cell.final_pairs, where)
         else:

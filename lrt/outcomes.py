@@ -197,7 +197,7 @@ class Paired(NamedTuple):
 def paired(runs_a: Sequence[Run], runs_b: Sequence[Run] | Literal["base"], name: str) -> Paired:
     """a - b at the last step, by seed; the runs of one method each, on the first pairs that all of them measured.
 
-    `"base"` is the model before training: step 0 of the runs of a, which is measured on fewer pairs than the last step.
+    `"base"` is the model before training: step 0 of the runs of a.
     Seeds that one of the two lacks are left out; none in common give arrays of size 0. ValueError for two runs with one
     seed.
     """

@@ -30,6 +30,7 @@ SECONDS = {
         "03_grpo": Phases(45, 2.2, 50),
         "04_listener_rewards": Phases(36, 2.3, 56),
         "05_contradictions": Phases(200),
+        "06_controls": Phases(40),
     },
     "ci": {
         "01_data": Phases(15),
@@ -37,6 +38,7 @@ SECONDS = {
         "03_grpo": Phases(35, 2, 12),
         "04_listener_rewards": Phases(25, 2, 15),
         "05_contradictions": Phases(150),
+        "06_controls": Phases(40),
     },
 }
 UNKNOWN = Phases(30)  # a notebook that is not in the table

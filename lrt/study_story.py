@@ -220,7 +220,8 @@ def calibrated(table: pd.DataFrame, listener: str) -> list[str]:
     for method in in_order(table["method"]):
         own = table[table["method"] == method]
         change = several_seeds(own["after"] - own["before"])
-        word = {"higher": "worse calibrated", "lower": "better calibrated"}.get(side(*change[1:3]), "no clear change")
+        word = "one seed" if math.isnan(change.low) else "no clear change"
+        word = {"higher": "worse calibrated", "lower": "better calibrated"}.get(side(*change[1:3]), word)
         told.append(f"{name_of(method)}: {listener}'s calibration error goes from {100 * own['before'].mean():.1f} to "
                     f"{100 * own['after'].mean():.1f} points, {points(*change[:3])}: {word}.")
     return told

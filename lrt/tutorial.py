@@ -25,7 +25,8 @@ from lrt.jobs import Job
 from lrt.progress import SECONDS, UNKNOWN, Display, Stage, clock, status, with_step
 from lrt.style import METHODS
 
-ORDER = (("01_data",), ("02_sft",), ("03_grpo", "04_listener_rewards"), ("05_contradictions",))
+ORDER = (("01_data",), ("02_sft",), ("03_grpo", "04_listener_rewards"),
+         ("05_contradictions", "06_controls"))
 NEEDS = {"05_contradictions": ("02_sft", "03_grpo", "04_listener_rewards")}  # whose models it loads
 TRAINS = {  # notebook -> (folder of its training, the profile's number of steps)
     "02_sft": ("sft", "sft_steps"),
@@ -41,7 +42,7 @@ class NotebookFailed(RuntimeError):
 
 def run(profile: str = "laptop", out: str | Path = "runs/tutorial", notebooks: Groups | None = None,
         **parameters) -> Path:
-    """Run the notebooks (the project's five, if none are named) under a profile, then merge their records, write the
+    """Run the notebooks (the project's own, if none are named) under a profile, then merge their records, write the
     page and print the table. Returns the page's path.
 
     `parameters` go to every notebook, beside profile and run_dir. ValueError for an unknown profile or parameter, or if
@@ -57,7 +58,7 @@ def run(profile: str = "laptop", out: str | Path = "runs/tutorial", notebooks: G
 
 
 def default_notebooks() -> list[list[Path]]:
-    """The five notebooks in their order: of the repository that this package is in, else of the working directory."""
+    """The notebooks in their order: of the repository that this package is in, else of the working directory."""
     for root in (Path(lrt.__file__).resolve().parents[1], Path.cwd()):
         groups = [[root / "notebooks" / f"{name}.ipynb" for name in group] for group in ORDER]
         if all(path.is_file() for group in groups for path in group):

@@ -51,8 +51,8 @@ def lines(of: Cell, at=lambda step, n: {}) -> list[dict]:
     for step in range(of.steps + 1):
         found += [{"step": step, "reward": 1.0 + step, "time_step": 0.5}] if step else []
         if step % of.measure_every == 0 and step < of.steps:
-            fields = at(step, of.measured_pairs)
-            found.append({"measured": step, **measurement(of.measured_pairs, of.judges, **fields)})
+            n = of.measured_pairs if step else of.final_pairs
+            found.append({"measured": step, **measurement(n, of.judges, **at(step, n))})
     return [*found, {"final": of.steps, **measurement(of.final_pairs, of.judges, **at(of.steps, of.final_pairs))}]
 
 

@@ -1,4 +1,4 @@
-"""The five notebooks, from top to bottom, under the profile `ci`, and what the records that they leave say."""
+"""The notebooks, from top to bottom, under the profile `ci`, and what the records that they leave say."""
 
 import json
 import math

@@ -165,6 +165,7 @@ def test_a_direction_is_said_only_where_the_interval_leaves_out_0(a, b):
 def test_one_seed_is_called_one_seed(single):
     effects = claims.effects(single, measures=["flip"])
     assert all("one seed, so no interval" in said for said in story.effect_sentences(effects, "flip"))
+    assert all(said.endswith(": one seed.") for said in story.calibrated(tables.calibration(single), "llava"))
     assert "[" not in story.over_training(tables.curves(single, ["flip"]), "flip")
 
 
