@@ -146,7 +146,7 @@ def test_against_the_base_each_run_is_its_own(tmp_path):
     runs = [run(tmp_path, "grpo", s, lambda step, n: like_tint(n) if step else {}) for s in range(3)]
     found = decide(claim, runs)
     assert found.verdict == "supported"
-    assert (found.comparisons[0].effect, found.comparisons[0].n) == (1.0, 8)  # on the pairs of step 0
+    assert (found.comparisons[0].effect, found.comparisons[0].n) == (1.0, 12)
 
 
 @pytest.mark.parametrize("methods, seeds", [

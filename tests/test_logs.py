@@ -18,7 +18,7 @@ def test_a_log_comes_back_whole(tmp_path):
     run = read_run(written(tmp_path, of, lambda step, n: like_tint(n) if step == 2 else {}))
     assert run.cell == of and run.header["lrt"] == "0"
     assert run.steps.index.tolist() == [1, 2, 3, 4] and run.steps["reward"].tolist() == [2, 3, 4, 5]
-    assert {step: len(table) for step, table in run.measures.items()} == {0: 8, 2: 8} and len(run.final) == 12
+    assert {step: len(table) for step, table in run.measures.items()} == {0: 12, 2: 8} and len(run.final) == 12
     assert run.measures[2]["answers"].tolist() == known(8)["warm"].tolist()
     assert run.final["sampled_p/llava"].tolist() == [0.9] * 12 and (run.final["true"] == 2).all()
     assert {step: len(table) for step, table in run.history().items()} == {0: 8, 2: 8, 4: 8}
@@ -27,8 +27,8 @@ def test_a_log_comes_back_whole(tmp_path):
 def test_what_a_run_writes_can_be_read(tmp_path):
     of = cell(steps=1, measure_every=1, measured_pairs=2, final_pairs=4, judges=("reader",))
     policy = build()
-    fixed = {n: Fixed.of(n, {"reader": LocalListener(build())}, 4) for n in (2, 4)}
-    log = [header(of), {"measured": 0, **measure(policy, fixed[2], 0)},
+    fixed = {4: Fixed.of(4, {"reader": LocalListener(build())}, 4)}
+    log = [header(of), {"measured": 0, **measure(policy, fixed[4], 0)},
            short({"step": 1, "reward": 0.5, "kl": 0.0}), {"final": 1, **measure(policy, fixed[4], 0)}]
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in log))
@@ -72,31 +72,32 @@ def ears(text: str) -> dict:
     (1, {"cell": SETTINGS | {"verdict": 1}}, "line 1, verdict: 1"),
     (1, {"cell": SETTINGS | {"judges": "reader"}}, "line 1, judges"),
     (1, {"cell": SETTINGS | {"measure_every": 0}}, "line 1: steps and measure_every"),
-    (1, {"cell": SETTINGS | {"measured_pairs": 6}}, "line 2: measured on 8 pairs instead of 6"),
-    (1, {"cell": SETTINGS | {"final_pairs": 240}}, "line 8: measured on 12 pairs instead of 240"),
+    (1, {"cell": SETTINGS | {"measured_pairs": 6}}, "line 5: measured on 8 pairs instead of 6"),
+    (1, {"cell": SETTINGS | {"final_pairs": 240}}, "line 2: measured on 12 pairs instead of 240"),
     (1, {"cell": SETTINGS | {"judges": ["reader"]}}, "line 2, sampled_p: expected the listeners reader"),
     (1, {"cell": SETTINGS | {"steps": 5}}, "line 8: neither a step, nor a measurement, nor the final one of step 5"),
     (3, {"step": 2}, "step 1 is missing, or not in its place"),
     (7, {"step": 5}, "step 4 is missing"),
-    (5, {"measured": 0, **GOOD}, "measurement of step 2 is missing"),
+    (5, {"measured": 0, **measurement(12)}, "measurement of step 2 is missing"),
     (5, {"measured": [2], **GOOD}, "measurement of step 2 is missing"),
+    (2, {"measured": 0, **GOOD}, "line 2: measured on 8 pairs instead of 12"),
     (4, {"measured": 2, **GOOD}, "step 2 is missing"),
     (6, {"reward": 1.0}, "line 6: neither a step"),
     (6, [1, 2], "line 6: expected an object, found list"),
     (6, {"final": 4, **measurement(12)}, "line 7: nothing may follow"),
     (8, {"step": 5}, "line 8: the log ends without a final measurement"),
-    (2, {"measured": 0, **GOOD, "n": None}, "line 2: measured on None pairs"),
-    (2, {"measured": 0, **GOOD, "answers": "1" * 7}, "line 2, answers: expected 8 characters"),
-    (2, {"measured": 0, **GOOD, "answers": "1111111x"}, "line 2, answers: expected 8 characters out of '12-'"),
-    (2, {"measured": 0, **GOOD, "sampled": ["1"] * 8}, "line 2, sampled: expected 8"),
-    (2, {"measured": 0, "n": 8, "answers": "1" * 8, **ears("--" * 8)}, "line 2, verdicts: expected 8"),
-    (2, {"measured": 0, **GOOD, "said": "1" * 8}, "line 2, true: more statements are true than were said"),
-    (2, {"measured": 0, **GOOD, "sampled_true": "z" * 8}, "line 2, sampled_true: more"),
-    (2, {"measured": 0, **GOOD, **ears("p0" * 7)}, "line 2, sampled_p of reader: expected 16"),
-    (2, {"measured": 0, **GOOD, **ears("zz" * 8)}, "line 2, sampled_p of reader: a probability"),
-    (2, {"measured": 0, **GOOD, **ears("-1" * 8)}, "line 2, sampled_p of reader: a probability"),
-    (2, {"measured": 0, **GOOD, **ears("1-" * 8)}, "line 2: invalid literal"),
-    (2, {"measured": 0, **GOOD, "sampled_p": None}, "line 2, sampled_p: expected"),
+    (5, {"measured": 2, **GOOD, "n": None}, "line 5: measured on None pairs"),
+    (5, {"measured": 2, **GOOD, "answers": "1" * 7}, "line 5, answers: expected 8 characters"),
+    (5, {"measured": 2, **GOOD, "answers": "1111111x"}, "line 5, answers: expected 8 characters out of '12-'"),
+    (5, {"measured": 2, **GOOD, "sampled": ["1"] * 8}, "line 5, sampled: expected 8"),
+    (5, {"measured": 2, "n": 8, "answers": "1" * 8, **ears("--" * 8)}, "line 5, verdicts: expected 8"),
+    (5, {"measured": 2, **GOOD, "said": "1" * 8}, "line 5, true: more statements are true than were said"),
+    (5, {"measured": 2, **GOOD, "sampled_true": "z" * 8}, "line 5, sampled_true: more"),
+    (5, {"measured": 2, **GOOD, **ears("p0" * 7)}, "line 5, sampled_p of reader: expected 16"),
+    (5, {"measured": 2, **GOOD, **ears("zz" * 8)}, "line 5, sampled_p of reader: a probability"),
+    (5, {"measured": 2, **GOOD, **ears("-1" * 8)}, "line 5, sampled_p of reader: a probability"),
+    (5, {"measured": 2, **GOOD, **ears("1-" * 8)}, "line 5: invalid literal"),
+    (5, {"measured": 2, **GOOD, "sampled_p": None}, "line 5, sampled_p: expected"),
 ])
 def test_a_line_that_does_not_fit_is_named(tmp_path, number, line, message):
     path = tmp_path / "grpo.s0.jsonl"

@@ -185,10 +185,10 @@ def test_a_pair_that_one_of_the_two_cannot_answer_is_nan(tmp_path):
     assert np.isnan(paired([a], [b], "flip").d_SB[0]).tolist() == [True, True] + [False] * 10
 
 
-def test_the_base_is_step_0_on_the_pairs_measured_there(tmp_path):
+def test_the_base_is_step_0(tmp_path):
     runs = [run(tmp_path, seed=s, at=lambda step, n: like_tint(n) if step else {}) for s in (0, 1)]
     seeds, d_SB, prompts_B = paired(runs, "base", "flip")
-    assert seeds == (0, 1) and d_SB.tolist() == [[1.0] * 8] * 2 and len(prompts_B) == 8
+    assert seeds == (0, 1) and d_SB.tolist() == [[1.0] * 12] * 2 and len(prompts_B) == 12
 
 
 def test_runs_measured_on_fewer_pairs_are_compared_on_those(tmp_path):

@@ -117,7 +117,7 @@ def test_calibration_is_measured_on_equally_many_pairs(tmp_path):
         return {"sampled_p": dict.fromkeys(study_runs.SIZES["judges"], p if step else study_logs.two(0.5) * n)}
 
     [row] = tables.calibration([run_like(tmp_path, sure_and_right)]).itertuples()
-    better = study_logs.known(24)["better"].dropna()
+    better = study_logs.known(40)["better"].dropna()
     assert row.after == 0 and row.before == pytest.approx(abs(0.5 - (better == 1).mean()))
 
 
