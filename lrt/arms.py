@@ -19,7 +19,7 @@ Every function scores a completion that cannot be parsed 0.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,11 +31,9 @@ from lrt.listener import Listener, LocalListener
 from lrt.models import Loaded, load
 from lrt.pairs import scenes_of
 from lrt.prompts import parse, text_of, verdict_of
-from lrt.rewards import ListenerReward, accuracy_reward, format_reward
-from lrt.traces import check_trace
+from lrt.rewards import ListenerReward, RewardFunction, accuracy_reward, format_reward
+from lrt.traces import share_true
 from lrt.world import parse_prompt
-
-RewardFunction = Callable[..., list[float | None]]
 
 
 def reward_functions(cell: Cell, policy: Loaded, pairs: Dataset, added: RewardFunction | None = None
@@ -110,7 +108,7 @@ def verdict_reward(completions, vote: Sequence[int], **_) -> list[float]:
 
 
 class TruthReward:
-    """The share of a trace's statements that are true in the scenes of its pair (`traces.check_trace`).
+    """The share of a trace's statements that are true in the scenes of its pair (`traces.share_true`).
 
     `pairs` are the training pairs, with their scenes. A trace that states nothing earns 0. ValueError for a pair that
     is not among them.
@@ -130,8 +128,7 @@ class TruthReward:
             return 0.0
         if pair_id not in self.world:
             raise ValueError(f"pair {pair_id!r} is not among the training pairs, so its scenes are not known")
-        known = [s.true for s in check_trace(said.trace, *self.world[pair_id]) if s.true is not None]
-        return sum(known) / len(known) if known else 0.0
+        return share_true(said.trace, *self.world[pair_id]) or 0.0
 
 
 class AgreementReward(ListenerReward):

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from lrt.arms import RewardFunction, reward_functions
+from lrt.arms import reward_functions
 from lrt.credit import CreditWatch
 from lrt.grid import Cell
 from lrt.grpo import GRPOSettings, train_grpo
@@ -31,6 +31,8 @@ from lrt.listener import LocalListener
 from lrt.models import Loaded, load
 from lrt.pairs import tiny_pairs
 from lrt.probe import Fixed, measure
+from lrt.rewards import RewardFunction
+from lrt.runs import read_lines, write_lines, write_text
 
 KEPT = {  # of a step's record: TRL's name -> the log's
     "reward": "reward",
@@ -78,9 +80,7 @@ class Measuring(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         kept = [record for record in read_lines(self.path) if record["measured"] <= state.global_step]
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(part, self.path)
+        write_lines(self.path, kept)
         if not kept:
             self.add(0, self.whole)
 
@@ -94,12 +94,6 @@ class Measuring(TrainerCallback):
         record["time_measure"] = round(time.perf_counter() - started, 3)
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The whole JSON lines of a file; [] where there is none. A line torn by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def run_cell(cell: Cell, out: Path, log: Path, on_step: Callable | None = None,
@@ -126,9 +120,7 @@ def run_cell(cell: Cell, out: Path, log: Path, on_step: Callable | None = None,
     lines = [head, *in_order([short(r) for r in records], read_lines(out / "measures.jsonl")), final]
     lines[-1]["time_wall"] = round(time.time() - begun, 1)
     log.parent.mkdir(parents=True, exist_ok=True)
-    part = log.with_name(log.name + ".part")
-    part.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
-    os.replace(part, log)
+    write_text(log, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 
 def in_order(steps: list[dict], measures: list[dict]) -> list[dict]:

@@ -229,8 +229,13 @@ def _stands_on(used: set[tuple[str, int]]) -> str:
             "Effects are differences in points, with 95 % intervals over seeds and prompts.")
 
 
+def in_points(difference: float) -> str:
+    """"-12.0" for a difference of shares of -0.12."""
+    return f"{round(100 * difference, 1) + 0:+.1f}"  # + 0: never "-0.0"
+
+
 def _points(c: Comparison | Effect) -> str:
-    value, low, high = (f"{round(100 * x, 1) + 0:+.1f}" for x in (c.effect, c.low, c.high))  # + 0: never "-0.0"
+    value, low, high = map(in_points, (c.effect, c.low, c.high))
     return "" if np.isnan(c.effect) else value if np.isnan(c.low) else f"{value} [{low}, {high}]"
 
 

@@ -286,8 +286,6 @@ def pretrain(
 
 # --- the study -----------------------------------------------------------------------------------------------------
 
-Logs = Annotated[Path | None, typer.Option(help="Where the logs are. Default: data/study/logs.")]
-
 
 @study_app.command("run")
 @plainly
@@ -296,7 +294,7 @@ def study_run(
     tier: Annotated[list[str] | None, typer.Option(help="Only these tiers; may be given again.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="Only these methods; may be given again.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="These seeds instead of the tier's own.")] = None,
-    logs: Logs = None,
+    logs: Annotated[Path | None, typer.Option(help="Where the logs are. Default: data/study/logs.")] = None,
     runs: Annotated[Path, typer.Option(help="Unfinished runs, to go on from.")] = Path("runs/study"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs side by side. Default: the cores.")] = None,
     quick: Annotated[bool, typer.Option(help="Its shape in minutes: the first tier, two seeds, 20 steps.")] = False,

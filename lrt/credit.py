@@ -25,7 +25,7 @@ from datasets import Dataset
 
 from lrt.pairs import scenes_of
 from lrt.prompts import parse, text_of, verdict_of
-from lrt.traces import check_trace
+from lrt.traces import share_true
 from lrt.world import parse_prompt
 
 PROPERTIES = ("statements", "verdict", "answer", "tint", "own")
@@ -129,13 +129,12 @@ class CreditWatch:
         nan, said = float("nan"), parse(completion)
         if not said.ok:
             return (nan,) * len(PROPERTIES)
-        known = [s.true for s in check_trace(said.trace, parse_prompt(row["prompt"]), scenes_of(row))
-                 if s.true is not None]
+        true = share_true(said.trace, parse_prompt(row["prompt"]), scenes_of(row))
         gap = row["utility_1"] - row["utility_2"]
         better, verdict = (1 if gap > 0 else 2) if gap else None, verdict_of(said.trace)
         warm = {"warm": 1, "cool": 2}.get(row["tint_1"])
         return (
-            sum(known) / len(known) if known else nan,
+            nan if true is None else true,
             float(verdict == better) if verdict and better else nan,
             float(said.answer == better) if better else nan,
             float(said.answer == warm) if warm else nan,

@@ -11,7 +11,7 @@ What is simpler here than in a large run, and why:
 - **A constant learning rate**: a schedule would make the same step mean different things in runs of different length.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lrt.models import Loaded
 from lrt.prompts import messages
+from lrt.rewards import RewardFunction
 from lrt.runs import (
     OnStep,
     Watch,
@@ -35,8 +36,6 @@ from lrt.runs import (
     run,
     without_ties,
 )
-
-RewardFunction = Callable[..., list[float | None]]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from lrt.prompts import heard, parse, text_of
 if TYPE_CHECKING:  # rewards need no model, only something that answers as one
     from lrt.listener import Listener
 
+RewardFunction = Callable[..., "list[float | None]"]  # as TRL calls it: see above
 WEIGHTS = (1.0, 0.5, 0.5)  # of format, accuracy and listener
 log = logging.getLogger(__name__)
 

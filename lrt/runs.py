@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import update_wrapper
 from pathlib import Path
@@ -146,15 +146,25 @@ def common_arguments(settings: Any, out: str | Path, device: torch.device) -> di
 
 def write_json(path: Path, value: Any) -> None:
     """Write a whole file or none of it."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Write a whole file of JSON lines or none of it."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none of it."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
-def read_log(out: str | Path) -> list[dict]:
-    """The records of a run's log.jsonl, in order; a line torn by a kill is left out. [] where there is none."""
-    path, records = Path(out) / "log.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
+def read_lines(path: Path) -> list[dict]:
+    """The JSON lines of a file, in order; one torn by a kill, or not ended yet, is left out. [] where there is none."""
+    records = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -162,12 +172,14 @@ def read_log(out: str | Path) -> list[dict]:
     return records
 
 
+def read_log(out: str | Path) -> list[dict]:
+    """The records of a run's log.jsonl (`read_lines`)."""
+    return read_lines(Path(out) / "log.jsonl")
+
+
 def cut_log(out: Path, step: int) -> None:
     """Drop what was logged after a step: it will be computed again."""
-    kept = [json.dumps(record) + "\n" for record in read_log(out) if record["step"] <= step]
-    part = out / "log.jsonl.part"
-    part.write_text("".join(kept))
-    os.replace(part, out / "log.jsonl")
+    write_lines(out / "log.jsonl", (record for record in read_log(out) if record["step"] <= step))
 
 
 def check_call(out: Path, call: dict) -> None:

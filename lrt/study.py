@@ -18,11 +18,10 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
-from lrt.cell import read_lines
 from lrt.grid import Cell
 from lrt.jobs import OFFLINE, only_run, stops_when_told
 from lrt.models import data_dir
-from lrt.runs import write_json
+from lrt.runs import read_lines, read_log, write_json
 
 POLL = 1.0  # seconds
 
@@ -135,7 +134,7 @@ class _Pool:
         self.bar.update(sum(self.done.values()) - self.bar.n)
 
     def _steps(self, cell: Cell) -> int:
-        lines = read_lines(self.runs / cell.name / "log.jsonl")
+        lines = read_log(self.runs / cell.name)
         return lines[-1]["step"] if lines else 0
 
 

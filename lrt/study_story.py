@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from lrt.claims import WHERE, Decision, Effect
+from lrt.claims import WHERE, Decision, Effect, in_points
 from lrt.grid import Grid
 from lrt.logs import Run
 from lrt.outcomes import measure
@@ -34,12 +34,8 @@ def share(value: float, low: float = math.nan, high: float = math.nan) -> str:
 
 def points(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """"-12.0 points [-20.1, -3.9]", without the ends if they are not known."""
-    ends = "no interval" if math.isnan(low) else f"{_plain(low)}, {_plain(high)}"
-    return f"{_plain(value)} points [{ends}]"
-
-
-def _plain(value: float) -> str:
-    return f"{round(100 * value, 1) + 0:+.1f}"  # + 0: never "-0.0"
+    ends = "no interval" if math.isnan(low) else f"{in_points(low)}, {in_points(high)}"
+    return f"{in_points(value)} points [{ends}]"
 
 
 def side(low: float, high: float) -> str:

@@ -156,6 +156,12 @@ def check_trace(text: str, asked: tuple[Thing, Thing], scenes: tuple[Scene, Scen
     ]
 
 
+def share_true(text: str, asked: tuple[Thing, Thing], scenes: tuple[Scene, Scene]) -> float | None:
+    """The share of a trace's checked words that are true; None if it has none."""
+    known = [s.true for s in check_trace(text, asked, scenes) if s.true is not None]
+    return sum(known) / len(known) if known else None
+
+
 def rule_verdict(trace: Trace) -> int | None:
     """The winner by the world's own utility, applied to what the trace says: None on a tie or without both images."""
     first, second = trace.images

@@ -8,12 +8,13 @@ from importlib.metadata import version
 import pytest
 
 from lrt import cell as one
-from lrt.cell import grpo_settings, in_order, read_lines, run_cell, short
+from lrt.cell import grpo_settings, in_order, run_cell, short
 from lrt.credit import PROPERTIES
 from lrt.grid import Cell
 from lrt.grpo import GRPOSettings
 from lrt.logs import read_run
 from lrt.probe import Fixed
+from lrt.runs import read_lines
 from lrt.study import untimed
 
 SMALL = Cell(
