@@ -20,7 +20,7 @@ help:
 	@echo "make test       lint, tests, and the marked cells of notebook 01"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       ruff alone"
-	@echo "make picture    draw the README's picture again"
+	@echo "make picture    draw the README's pictures again"
 	@echo "make bench      ratios measured on this machine"
 	@echo "make lock       resolve requirements.lock and environment.yml again (needs uv)"
 	@echo "make clean      remove caches and builds; .venv and runs/ stay"
@@ -41,10 +41,11 @@ lint: $(READY)
 lab: $(READY)
 	@$(BIN)/python -m jupyterlab notebooks
 
-# The README's picture, from the records of one run of the main job.
+# The README's pictures: of one run of the main job, and of the study, with the lines below it.
 picture: $(READY)
 	@$(BIN)/python -c "from lrt import page, stats; page.draw_overview(stats.load_records('data/results/one_seed.json'), {}, 'runs/picture')"
 	@mkdir -p book/figures && cp runs/picture/accuracy_by_split.png book/figures/
+	@$(BIN)/python -m lrt.study_page
 
 bench: $(READY)
 	@$(BIN)/python -m lrt.cli bench

@@ -7,6 +7,7 @@ with the alternative text that `plots.save` wrote into them.
 import base64
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -30,6 +31,9 @@ CAPTIONS = {
     "accuracy_by_disagreement": ("contradiction", "Are answers that the listener doubts more often wrong?"),
     "truth_by_attribute": ("truth", "Which kind of statement is true, and which is not."),
     "faithfulness": ("faithfulness", "What each edit of the trace does to the answer."),
+    "study_effects": ("study", "Against plain GRPO's run of the same seed: dots are runs, bars intervals."),
+    "study_tint": ("study", "Its runs over training: the tint."),
+    "study_traces": ("study", "Its runs over training: the traces."),
 }
 OTHER = {  # rows of the table below the accuracies
     "flip rate": "flip_rate",
@@ -43,11 +47,12 @@ SHOWN = {"accuracy": 4, "contradiction": 3}  # paragraphs of a section before th
 
 
 def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, notebooks=None,
-               training_listener: str = "reader") -> Path:
+               training_listener: str = "reader", study: Sequence[str] = ()) -> Path:
     """Write the page of one run to the file `out`, whole or not at all, and return its path.
 
     figures_dir: a folder of PNG files from `plots.save` (it may be missing); notebooks: executed notebooks to link to,
-    by default those in `notebooks/` beside the page. ValueError names a figure without alternative text, or a number
+    by default those in `notebooks/` beside the page; study: what many
+    seeds say (`study_page.paragraphs`). ValueError names a figure without alternative text, or a number
     that two records give.
     """
     out = Path(out)
@@ -69,6 +74,7 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
         figures=placed,
         more_figures=other,
         limits=story.LIMITS,
+        study=study,
         seeds=sorted({r.seed for r in records if r.seed is not None and r.method in METHODS}),
         notebooks=[(path.stem, quote(Path(os.path.relpath(path, out.parent)).as_posix())) for path in notebooks],
     )

@@ -120,7 +120,9 @@ def effects_alt(effects: Sequence[Effect]) -> str:
         own = [e for e in effects if e.measure == name and not math.isnan(e.effect)]
         groups = {word: [name_of(e.method) for e in own if side(e.low, e.high) == word] for word in ("lower", "higher")}
         clear = "; ".join(f"clearly {word}: {listed(names)}" for word, names in groups.items() if names)
-        told.append(f"{measure(name).label}: {clear or 'no clear difference'}")
+        if not clear:
+            clear = "one seed, no interval" if all(math.isnan(e.low) for e in own) else "no clear difference"
+        told.append(f"{measure(name).label}: {clear}")
     return f"Differences from plain GRPO at the last step. {'. '.join(map(_capital, told))}."
 
 

@@ -196,7 +196,8 @@ def records_file(out: Path, name: str) -> Path:
 def write_results(names: list[str], profile: str, out: str | Path, display: Display | None = None) -> Path:
     """Merge the records of the notebooks into results.json, write index.html, print the table of methods x splits and
     where the page is. Returns the page's path. ValueError if no notebook left records."""
-    from lrt.evaluate import format_table  # brings torch, which takes seconds to import
+    from lrt import study_page  # like the next, brings torch, which takes seconds to import
+    from lrt.evaluate import format_table
     from lrt.runs import read_log
 
     out, display = Path(out), display or Display()
@@ -210,7 +211,10 @@ def write_results(names: list[str], profile: str, out: str | Path, display: Disp
     listener = profiles.profile(profile).listener
     logs = {method: read_log(out / method) for method, steps in TRAINS.values() if steps == "grpo_steps"}
     page.draw_overview(records, logs, out / "figures")
-    written = page.write_page(records, out / "figures", out / "index.html", executed, training_listener=listener)
+    many = study_page.whole()
+    study_page.draw(*many[:2], out / "figures")
+    told = [text.replace("**", "") for text in study_page.paragraphs(*many)]
+    written = page.write_page(records, out / "figures", out / "index.html", executed, listener, told)
     print(f"\nTiny world, one seed.\n\n{format_table([r for r in records if r.method in METHODS])}\n")
     print(f"The story on one page: {written}", flush=True)
     return written

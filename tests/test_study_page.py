@@ -1,0 +1,74 @@
+"""What the study's visitors are told: from logs of runs that never were, and what the README holds against them."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from study_logs import cell, like_content, like_tint, written
+from test_page import a_run
+
+from lrt import page, study_page
+from lrt.claims import read_claims
+from lrt.grid import read_grid
+from lrt.logs import read_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def looking(step, n):
+    return like_content(n)
+
+
+def tinted(step, n):
+    return like_tint(n)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Plain GRPO ends at the tint, the reader's run at the content, in each of three seeds."""
+    for seed in range(3):
+        written(tmp_path, cell("grpo", seed), tinted)
+        written(tmp_path, cell("listener_reader", seed), looking)
+    return read_runs(tmp_path)
+
+
+def test_it_says_how_much_is_there_and_what_it_means(runs):
+    told = study_page.paragraphs(runs, read_grid(), read_claims())
+    assert "6 of 50 runs are here" in told[0]
+    assert any("**Not run** yet" in text for text in told)
+    reader = next(text for text in told if text.startswith("reader as listener"))
+    assert "flip less often (-100" in reader
+    assert any(text.startswith("base as listener: too few seeds") for text in told)
+
+
+def test_without_runs_it_says_so_and_draws_nothing(tmp_path):
+    assert len(study_page.paragraphs([], read_grid(), read_claims())) == 1
+    assert study_page.draw([], read_grid(), tmp_path) is None and not list(tmp_path.iterdir())
+
+
+def test_the_picture_says_in_words_what_it_shows(runs, tmp_path):
+    path = study_page.draw(runs, read_grid(), tmp_path / "figures")
+    with Image.open(path) as image:
+        assert "clearly lower: reader as listener" in image.info["Description"]
+
+
+def test_the_page_of_a_run_shows_picture_and_words(runs, tmp_path):
+    study_page.draw(runs, read_grid(), tmp_path / "figures")
+    out = page.write_page(a_run(), tmp_path / "figures", tmp_path / "index.html", study=["6 <of> 50 runs"])
+    html = out.read_text()
+    assert "What many seeds say" in html and "6 &lt;of&gt; 50 runs" in html
+    assert "clearly lower: reader as listener" in html and "What many seeds say" not in page_without(tmp_path)
+
+
+def page_without(tmp_path):
+    return page.write_page(a_run(), tmp_path / "nothing", tmp_path / "other.html").read_text()
+
+
+def test_the_readme_says_what_the_logs_say():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert study_page.in_readme(text, study_page.readme_block(*study_page.whole())) == text, "run: make picture"
+
+
+def test_a_readme_without_marks_is_refused():
+    with pytest.raises(ValueError, match="once"):
+        study_page.in_readme("no marks", "block")
