@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from lrt.fresh import fresh_rows, held_against
 from lrt.grid import Cell, read_grid
 from lrt.logs import Run, read_runs
 from lrt.models import data_dir
@@ -251,8 +252,9 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def rendered(runs: Sequence[Run], claims: Sequence[Claim], labels: Mapping[str, str] | None = None) -> tuple[str, str]:
-    """(claims.md, claims.json): the same bytes from the same logs."""
+def rendered(runs: Sequence[Run], claims: Sequence[Claim], labels: Mapping[str, str] | None = None,
+             fresh: Sequence[Run] = ()) -> tuple[str, str]:
+    """(claims.md, claims.json): the same bytes from the same logs. `fresh`: runs of seeds that decide nothing."""
     decisions, labels = [decide(claim, runs) for claim in claims], labels or {}
     last = effects(runs)
     matched = effects(runs, measures=[name for name in SHOWN if name != "in_distribution"], matched=True)
@@ -263,6 +265,10 @@ def rendered(runs: Sequence[Run], claims: Sequence[Claim], labels: Mapping[str, 
         "## Every method where it is as accurate in distribution as what it is held against":
             _effects_table(matched, labels),
     }
+    if fresh:
+        head = ["method", "measure", "runs", "one new run, 95 %", "fresh runs", "inside"]
+        parts["## Fresh seeds where single runs are expected, per cent"] = _markdown(head, fresh_rows(
+            held_against(runs, fresh)))
     records = {
         "claims": [asdict(d.claim) | asdict(c) | {"verdict": d.verdict} for d in decisions for c in d.comparisons],
         "effects": [asdict(effect) for effect in [*last, *matched]],
@@ -283,7 +289,8 @@ def write(folder: str | Path | None = None) -> tuple[Path, Path]:
     `logs`; its own claims.toml and study.toml count, if it has them, otherwise the study's."""
     folder = Path(folder) if folder else data_dir() / "study"
     claims, grid = (path if path.exists() else None for path in (folder / "claims.toml", folder / "study.toml"))
-    texts = rendered(read_runs(folder / "logs"), read_claims(claims), read_grid(grid).labels)
+    runs, fresh = (read_runs(folder / name) for name in ("logs", "fresh"))
+    texts = rendered(runs, read_claims(claims), read_grid(grid).labels, fresh)
     paths = folder / "claims.md", folder / "claims.json"
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text, encoding="utf-8")
