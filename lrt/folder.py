@@ -91,12 +91,12 @@ def _dataset(root: Path, labels: str | None, problems: list[str] | None) -> Data
 
 def _table(root: Path, labels: str | None) -> Path:
     if labels is not None:
-        return _inside(root, labels, f"table {labels!r}")
+        return inside(root, labels, f"table {labels!r}")
     found = [name for name in TABLES if (root / name).is_file()]
     if len(found) != 1:
         problem = "both are there: name one (labels)" if found else f"no {' or '.join(TABLES)} in it"
         raise ValueError(f"{root}: {problem}")
-    return _inside(root, found[0], f"table {found[0]!r}")
+    return inside(root, found[0], f"table {found[0]!r}")
 
 
 def _lines(table: Path) -> Iterator[tuple[int, str, dict | str]]:
@@ -139,12 +139,12 @@ def _json_lines(file, name: str) -> Iterator[tuple[int, str, str]]:
 
 def _row(root: Path, where: str, raw: dict | str, name: str) -> dict:
     cells = _cells(where, raw)
-    prompt = _text(cells, "prompt", where)
+    prompt = text(cells, "prompt", where)
     vote, votes_1, votes_2 = _votes(cells, where)
     voters = votes_1 + votes_2
     return dict.fromkeys(FEATURES) | {
-        "pair_id": _text(cells, "pair_id", where, default=name),
-        "prompt_id": _text(cells, "prompt_id", where, default=prompt),
+        "pair_id": text(cells, "pair_id", where, default=name),
+        "prompt_id": text(cells, "prompt_id", where, default=prompt),
         "prompt": prompt,
         "images": [{"bytes": _image(root, cells, f"image_{i}", where), "path": None} for i in (1, 2)],
         "vote": vote,
@@ -169,7 +169,7 @@ def _cells(where: str, raw: dict | str) -> dict:
     return {key: value for key, value in raw.items() if value is not None and value != ""}
 
 
-def _text(cells: dict, column: str, where: str, default: str | None = None) -> str:
+def text(cells: dict, column: str, where: str, default: str | None = None) -> str:
     value = cells.get(column, default)
     if value is None:
         raise ValueError(f"{where}, column {column}: empty or missing")
@@ -224,7 +224,7 @@ def _count(cells: dict, column: str, where: str) -> int | None:
 # --- an image ------------------------------------------------------------------------------------------------------
 
 
-def _inside(root: Path, name: str, where: str) -> Path:
+def inside(root: Path, name: str, where: str) -> Path:
     """The file under `root` that `name` means, links followed; ValueError for any other."""
     windows, posix = PureWindowsPath(name), PurePosixPath(name)
     if re.match(r"[A-Za-z][\w+.-]*://|data:", name):
@@ -245,9 +245,9 @@ def _inside(root: Path, name: str, where: str) -> Path:
 
 
 def _image(root: Path, cells: dict, column: str, where: str) -> bytes:
-    name = _text(cells, column, where)
+    name = text(cells, column, where)
     where = f"{where}, column {column}"
-    return _image_bytes(_inside(root, name, where), f"{where}: {name!r}")
+    return image_bytes(inside(root, name, where), f"{where}: {name!r}")
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -255,10 +255,10 @@ def read_image(path: str | Path) -> Image.Image:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no file {str(path)!r}")
-    return _decoded(_image_bytes(path, repr(str(path)))).convert("RGB")
+    return decoded(image_bytes(path, repr(str(path)))).convert("RGB")
 
 
-def _image_bytes(path: Path, where: str) -> bytes:
+def image_bytes(path: Path, where: str) -> bytes:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -266,17 +266,17 @@ def _image_bytes(path: Path, where: str) -> bytes:
         raise ValueError(f"{where} cannot be read ({error.strerror})") from None
     if len(data) > MAX_BYTES:
         raise ValueError(f"{where} is larger than {MAX_BYTES // 1_000_000} MB")
-    if problem := _image_problem(data):
+    if problem := image_problem(data):
         raise ValueError(f"{where} {problem}")
     return data
 
 
-def _decoded(data: bytes) -> Image.Image:
+def decoded(data: bytes) -> Image.Image:
     """As a row of the data set will be decoded."""
     return FEATURES["images"].feature.decode_example({"bytes": data, "path": None})
 
 
-def _image_problem(data: bytes) -> str | None:
+def image_problem(data: bytes) -> str | None:
     """What is wrong with the bytes of an image file; None when it decodes. Size is judged first."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's own limit warns, ours refuses
@@ -285,7 +285,7 @@ def _image_problem(data: bytes) -> str | None:
         except Image.DecompressionBombError:
             return "has too many pixels"
         except Exception:  # a decoder may raise anything on bytes that are not what they claim
-            return f"is not an image of a known format ({', '.join(FORMATS)})"
+            return f"is not an image of a known format ({', '.join(FORMATS)}), or is cut short"
         width, height = image.size
         if width * height > MAX_PIXELS:
             return f"has too many pixels: {width} x {height}"
@@ -293,7 +293,7 @@ def _image_problem(data: bytes) -> str | None:
             return f"is too narrow: {width} x {height}"
         try:
             image.verify()  # checksums, where the format has them; the image cannot be used after it
-            _decoded(data)
+            decoded(data)
         except Exception as error:
             return f"is truncated or damaged ({error})"
     return None

@@ -7,17 +7,17 @@ Every source of pairs becomes a `datasets.Dataset` with the columns of `FEATURES
 | pair_id | unique name of the row |
 | prompt_id | pairs of one prompt share it: intervals are clustered by it |
 | prompt | the text that both images were made from |
-| images | the two images (PNG bytes on disk, PIL images when read) |
+| images | the two images (bytes or a file's path on disk, PIL images when read); null where only labels were read |
 | vote | the training label: 1 or 2, one drawn vote; 0 = tie, where a source gives no single vote |
-| votes_1, votes_2 | how many voters preferred each image |
+| votes_1, votes_2 | how many voters preferred each image; null where a source gives shares alone |
 | share | share of votes for image 1; 0.5 is a tie |
 | utility_1, utility_2 | the true worth of each image; null outside the tiny world |
 | tint_1, tint_2 | background of each image: warm, cool or none; null outside the tiny world |
 | scene_1, scene_2 | what each image truly shows, as JSON (`world.Scene`); null outside the tiny world |
 | split | which split the row belongs to |
-| source | where it comes from: tiny, folder, ... |
+| source | where it comes from: tiny, folder, imagereward, hpdv2, rapidata, pickapic |
 
-A folder of the user's own pairs is read into this schema by `lrt.folder`.
+A folder of the user's own pairs is read into this schema by `lrt.folder`, the benchmarks' files by `lrt.sources`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
@@ -134,7 +134,14 @@ def tiny_pairs(split: str, n_pairs: int, seed: int = 0, shortcut: float | None =
     return dataset_of(rows[:n_pairs])
 
 
-def _prompt_rows(split: str, asked, seed: int, dial: float | None, wanted: tuple[int, ...]) -> Iterator[dict]:
+def tiny_votes(split: str, n_pairs: int, seed: int = 0) -> list[int]:
+    """The column `vote` of `tiny_pairs`, without drawing an image; the same whatever the dial, as long as there is
+    one."""
+    rows = (row for asked in split_prompts(split) for row in _prompt_rows(split, asked, seed, 0.5, range(6), False))
+    return [row["vote"] for row in islice(rows, n_pairs)]
+
+
+def _prompt_rows(split: str, asked, seed: int, dial: float | None, wanted, images: bool = True) -> Iterator[dict]:
     rule, name = SPLITS[split], world.prompt_id(asked)
     r = world.rng("pairs", split, seed, name)
     if r.random() < 0.5:
@@ -155,7 +162,7 @@ def _prompt_rows(split: str, asked, seed: int, dial: float | None, wanted: tuple
             "split": split,
             "source": "tiny",
             **votes,
-            **_drawn((scenes[i], scenes[j]), tints),
+            **(_drawn((scenes[i], scenes[j]), tints) if images else {}),
         }
 
 
