@@ -22,10 +22,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 from datasets import Dataset
 
 from lrt.controls import Binary, Opinion, Permuted, RandomListener, WrongPair
+from lrt.ensemble import MeanListener
 from lrt.grid import Cell
 from lrt.listener import Listener, LocalListener
 from lrt.models import Loaded, load
@@ -84,21 +84,6 @@ def listener_of(cell: Cell) -> Listener:
         LocalListener(load(cell.base if name == "base" else name), verdict=cell.verdict) for name in cell.listeners
     ]
     return ears[0] if len(ears) == 1 else MeanListener(ears)
-
-
-class MeanListener:
-    """Several listeners as one: the mean of their p; None where any of them could not score."""
-
-    def __init__(self, listeners: Sequence[Listener]):
-        self.listeners, self.name = list(listeners), "mean of " + ", ".join(ear.name for ear in listeners)
-
-    def p_first(self, prompts_B, images_B, traces_BG) -> list[list[float | None]]:
-        """See `listener.Listener.p_first`."""
-        each = [ear.p_first(prompts_B, images_B, traces_BG) for ear in self.listeners]
-        return [
-            [None if None in ps else float(np.mean(ps)) for ps in zip(*group, strict=True)]
-            for group in zip(*each, strict=True)
-        ]
 
 
 def verdict_reward(completions, vote: Sequence[int], **_) -> list[float]:

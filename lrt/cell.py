@@ -3,9 +3,10 @@
     python -m lrt.cell RUN_DIR LOG        # what `lrt study run` starts: RUN_DIR/cell.json says which cell
 
 `RUN_DIR` holds the training run (`lrt.runs`) and the measurements so far; the log is written when the run has ended,
-whole or not at all. It is JSON lines: one that begins {"cell": ...}, with the code's and the machine's versions; one a
-step {"step": ...}; one a measurement {"measured": step, ...} (`lrt.probe`); the last one {"final": step, ...}. A run
-that was killed and went on writes the same log, but for fields whose names begin with `time_`.
+whole or not at all. It is JSON lines: one that begins {"cell": ...}, with the code's and the machine's versions, and
+what was used of the labels (`baselines.label_use`); one a step {"step": ...}; one a measurement {"measured": step, ...}
+(`lrt.probe`); the last one {"final": step, ...}. A run that was killed and went on writes the same log, but for fields
+whose names begin with `time_`.
 """
 
 import hashlib
@@ -15,15 +16,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 
+from lrt import baselines
 from lrt.arms import reward_functions
+from lrt.bradley_terry import Scorer
 from lrt.credit import CreditWatch
 from lrt.grid import Cell
 from lrt.grpo import GRPOSettings, train_grpo
@@ -32,7 +36,7 @@ from lrt.models import Loaded, load
 from lrt.pairs import tiny_pairs
 from lrt.probe import Fixed, measure
 from lrt.rewards import RewardFunction
-from lrt.runs import read_lines, write_lines, write_text
+from lrt.runs import OnStep, read_lines, write_lines, write_text
 
 KEPT = {  # of a step's record: TRL's name -> the log's
     "reward": "reward",
@@ -74,7 +78,7 @@ class Measuring(TrainerCallback):
     every line up to its checkpoint and makes the others again.
     """
 
-    def __init__(self, policy: Loaded, whole: Fixed, fixed: Fixed, every: int, seed: int, out: Path):
+    def __init__(self, policy: Loaded | Scorer, whole: Fixed, fixed: Fixed, every: int, seed: int, out: Path):
         self.policy, self.whole, self.fixed, self.every, self.seed = policy, whole, fixed, every, seed
         self.path = out / "measures.jsonl"
 
@@ -101,26 +105,43 @@ def run_cell(cell: Cell, out: Path, log: Path, on_step: Callable | None = None,
     """Train and measure one cell, and write its log. Killed and called again, it goes on.
 
     `added`, a reward function in TRL's form (see `lrt.rewards`), takes the place of what the cell adds to format and
-    accuracy: how a reader tries a reward of their own against the study's controls.
+    accuracy: how a reader tries a reward of their own against the study's controls. ValueError for a baseline, which
+    has no rewards.
     """
+    if added and cell.trainer != "grpo":
+        raise ValueError(f"{cell.method}: {cell.trainer} learns from the votes alone, and takes no reward")
     out.mkdir(parents=True, exist_ok=True)
     begun, head = time.time(), header(cell)  # now: the sources may be edited while it runs
     ears = {name: LocalListener(load(cell.base if name == "base" else name)) for name in cell.judges}
     whole, first = Fixed.of(cell.final_pairs, ears, cell.max_new_tokens), range(cell.measured_pairs)
     fixed = replace(whole, pairs=whole.pairs.select(first), swapped=whole.swapped.select(first))
 
-    policy = load(cell.base, trainable=True)
+    policy = baselines.policy_of(cell, load(cell.base, trainable=True))
     pairs = tiny_pairs("train", cell.train_pairs, seed=cell.seed, shortcut=cell.dial)
-    functions, weights = reward_functions(cell, policy, pairs, added)
-    functions = CreditWatch(pairs, weights, cell.scale_rewards, cell.aggregation).watching(functions)
     measuring = Measuring(policy, whole, fixed, cell.measure_every, cell.seed, out)
-    records = train_grpo(policy, pairs, functions, weights, grpo_settings(cell), out, on_step, [measuring])
+    if cell.trainer == "grpo":
+        records, use = train_rewarded(cell, policy, pairs, out, on_step, [measuring], added)
+        steps = [short(r) for r in records]
+    else:
+        records, use = baselines.train(cell, policy, pairs, out, on_step, [measuring])
+        steps = [short(r, KEPT | baselines.KEPT) for r in records]
 
     final = {"final": cell.steps, **measure(policy, whole, cell.seed)}
-    lines = [head, *in_order([short(r) for r in records], read_lines(out / "measures.jsonl")), final]
+    lines = [head | use, *in_order(steps, read_lines(out / "measures.jsonl")), final]
     lines[-1]["time_wall"] = round(time.time() - begun, 1)
     log.parent.mkdir(parents=True, exist_ok=True)
     write_text(log, "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
+
+
+def train_rewarded(cell: Cell, policy: Loaded, pairs: Dataset, out: Path, on_step: OnStep | None,
+                   callbacks: Sequence[TrainerCallback], added: RewardFunction | None) -> tuple[list[dict], dict]:
+    """Train a cell by GRPO: the log, one record a step, and what a log says of its labels."""
+    functions, weights = reward_functions(cell, policy, pairs, added)
+    functions = CreditWatch(pairs, weights, cell.scale_rewards, cell.aggregation).watching(functions)
+    records = train_grpo(policy, pairs, functions, weights, grpo_settings(cell), out, on_step, callbacks)
+    completions = cell.pairs_per_step * cell.num_generations
+    tokens = round(sum(record["completions/mean_length"] * completions for record in records))
+    return records, {"labels": baselines.label_use(cell, pairs["vote"][:], tokens)}
 
 
 def in_order(steps: list[dict], measures: list[dict]) -> list[dict]:
@@ -128,11 +149,11 @@ def in_order(steps: list[dict], measures: list[dict]) -> list[dict]:
     return sorted([*steps, *measures], key=lambda r: (r.get("step", r.get("measured")), "measured" in r))
 
 
-def short(record: dict) -> dict:
-    """A step's record as it is kept: the names of `KEPT`, the added reward's mean, credits; three digits each."""
-    found = {"step": record["step"]} | {ours: record[theirs] for theirs, ours in KEPT.items() if theirs in record}
+def short(record: dict, kept: Mapping[str, str] = KEPT) -> dict:
+    """A step's record as it is kept: the names of `kept`, the added reward's mean, credits; three digits each."""
+    found = {"step": record["step"]} | {ours: record[theirs] for theirs, ours in kept.items() if theirs in record}
     for name, value in record.items():
-        if name.startswith("rewards/") and name.endswith("/mean") and name not in KEPT:
+        if name.startswith("rewards/") and name.endswith("/mean") and name not in kept:
             found["added"] = value
         if name.startswith(("credit", "rollout")):
             found[name] = value

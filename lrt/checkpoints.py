@@ -7,6 +7,7 @@ vision-language model under the hub's names, which their own loading then takes 
 import copy
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
-from lrt.models import Loaded
+from lrt.models import Loaded, without_vision_gradients
 from lrt.prompts import TINY_WORDING
 
 # Attention and MLP of the language model, by the names that Qwen's and LLaVA's classes share; never the vision tower.
@@ -35,9 +36,21 @@ def with_adapter(loaded: Loaded, rank: int, seed: int = 0) -> Loaded:
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LINEAR)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = get_peft_model(loaded.model, config)
+        # The adapter is in fp32, whatever the base is in; but ZeRO-3 gathers its small weights in one precision.
+        mixed = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") != "3"
+        model = get_peft_model(loaded.model, config, autocast_adapter_dtype=mixed)
+    without_vision_gradients(model)
     model.peft_config["default"].base_model_name_or_path = loaded.name  # what `models.load` looks up
     return replace(loaded, model=model)
+
+
+def adapter_in_fp32(model: Any) -> None:
+    """Put trained weights of 16 bits back into fp32 (in place): what is updated by small steps, and what a gradient
+    scaler (fp16) refuses otherwise. TRL's trainers cast the adapter of a 4-bit model to bf16 when they are built, so
+    this comes after."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
 
 
 def save_model(loaded: Loaded, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -88,11 +101,12 @@ def is_whole(checkpoint: Path) -> bool:
         for path in weights:
             with safe_open(path, framework="pt"):
                 pass
-        zips = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
+        zips = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
+        states = list(checkpoint.glob("rng_state*.pth"))  # one a process, each with its number if there are several
     except (OSError, ValueError, SafetensorError):
         return False
     right_step = state.get("global_step") == int(checkpoint.name.rpartition("-")[2])
-    return right_step and bool(weights) and all(zipfile.is_zipfile(path) for path in zips)
+    return right_step and bool(weights) and bool(states) and all(map(zipfile.is_zipfile, [*zips, *states]))
 
 
 def last_checkpoint(out: Path) -> tuple[Path | None, int]:

@@ -14,7 +14,8 @@ from typing import Annotated
 
 import typer
 
-from lrt.profiles import PROFILES
+from lrt.profiles import PROFILES, REAL
+from lrt.profiles import profile as profile_named
 
 app = typer.Typer(
     name="lrt",
@@ -25,12 +26,20 @@ app = typer.Typer(
 )
 train_app = typer.Typer(help="Train a reasoner: `lrt train sft` or `lrt train grpo`.", no_args_is_help=True)
 study_app = typer.Typer(help="Many runs, and what they say of the claims: `lrt study run`.", no_args_is_help=True)
+bench_app = typer.Typer(invoke_without_command=True)  # its help is that of `bench`
 app.add_typer(train_app, name="train")
 app.add_typer(study_app, name="study")
+app.add_typer(bench_app, name="bench")
 
 Model = Annotated[str, typer.Option(help="A tiny model's name, a folder, or a hub id.")]
 ProfileName = Enum("ProfileName", {name: name for name in PROFILES}, type=str)
 ProfileOption = Annotated[ProfileName, typer.Option(help="How much is trained and measured.")]
+AnyProfileName = Enum("AnyProfileName", {name: name for name in (*PROFILES, *REAL)}, type=str)
+AnyProfile = Annotated[AnyProfileName, typer.Option(help="How much, with which model, on which machine: lrt doctor.")]
+ProfilesModel = Annotated[str | None, typer.Option(help="A tiny model's name, a folder, or a hub id. Default: the "
+                                                        "profile's.")]
+Source = Annotated[str, typer.Option(help="What --pairs is: folder, imagereward, hpdv2, rapidata, pickapic.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images that --pairs names, where they lie apart.")]
 
 
 @app.callback()
@@ -67,14 +76,15 @@ def say(text: str) -> None:
     typer.echo(printable(text))
 
 
-def load(name: str, trainable: bool = False):
-    """`models.load` without transformers' bar, which a tiny model does not need; a download keeps its own."""
+def load(name: str, trainable: bool = False, chosen=None):
+    """`models.load` without transformers' bar, which a tiny model does not need; a download keeps its own. As the
+    profile `chosen` wants it, where one is given."""
     from transformers.utils import logging
 
-    from lrt import models
+    from lrt import methods, models
 
     logging.disable_progress_bar()
-    return models.load(name, trainable=trainable)
+    return models.load(name, trainable=trainable) if chosen is None else methods.load_as(chosen, name, trainable)
 
 
 def progress(done: int, total: int) -> None:
@@ -115,13 +125,15 @@ def judge(
         say(told(result))
 
 
-def own_pairs(folder: Path, skip_bad: bool = False):
-    """The pairs of a user's folder; with `skip_bad`, what is left out is told on stderr."""
+def own_pairs(folder: Path, skip_bad: bool = False, source: str = "folder", images: Path | None = None):
+    """The pairs of a user's folder, or of a benchmark's files; with `skip_bad`, what is left out is told on stderr."""
     from lrt.folder import folder_pairs, readable_pairs
+    from lrt.sources import pairs as all_pairs
+    from lrt.sources import readable
 
     if not skip_bad:
-        return folder_pairs(folder)
-    pairs, problems = readable_pairs(folder)
+        return folder_pairs(folder) if source == "folder" else all_pairs(source, folder, images)
+    pairs, problems = readable_pairs(folder) if source == "folder" else readable(source, folder, images)
     for problem in problems:
         typer.echo(f"left out: {printable(problem)}", err=True)
     typer.echo(f"left out {len(problems)} of {len(problems) + len(pairs)} rows", err=True)
@@ -134,37 +146,85 @@ def own_pairs(folder: Path, skip_bad: bool = False):
 @app.command()
 @plainly
 def evaluate(
-    model: Model = "reasoner-grpo-listener",
-    profile: ProfileOption = ProfileName.laptop,
+    model: ProfilesModel = None,
+    profile: AnyProfile = AnyProfileName.laptop,
     split: Annotated[list[str] | None, typer.Option(help="Repeat for several. Default: the profile's.")] = None,
     test_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs a split. Default: the profile's.")] = None,
     pairs: Annotated[Path | None, typer.Option(help="A folder of your own pairs instead (lrt.folder).")] = None,
+    source: Source = "folder",
+    images: Images = None,
     out: Annotated[Path | None, typer.Option(help="Write the records to this JSON file.")] = None,
 ):
     """Judge test pairs greedily: accuracy by split, what the tint does, and records as JSON."""
     from lrt import evaluate as room
+    from lrt.images import one_size
     from lrt.judging import is_tiny, refuse_unknown_pairs, tokens_for
     from lrt.methods import test_splits
     from lrt.pairs import tiny_pairs
     from lrt.stats import save_records
 
-    chosen, loaded = PROFILES[profile.value], load(model)
+    chosen = profile_named(profile.value)
+    if chosen.size and pairs is None:
+        raise ValueError(f"profile {chosen.name} judges real pairs: bring them with --pairs and --source")
+    model = model or (chosen.reasoner if chosen.size else "reasoner-grpo-listener")
+    loaded = load(model, chosen=chosen)
     if pairs is not None:
         if split or test_pairs:
             raise ValueError("--pairs takes all pairs of the folder: leave out --split and --test-pairs")
-        splits = {"folder": own_pairs(pairs)}
-        refuse_unknown_pairs(loaded, splits["folder"])
+        splits = {source: one_size(own_pairs(pairs, source=source, images=images), chosen.image_side)}
+        refuse_unknown_pairs(loaded, splits[source])
     elif split or test_pairs:
         n = test_pairs or chosen.test_pairs
         splits = {name: tiny_pairs(name, n) for name in dict.fromkeys(split or chosen.splits)}
     else:
         splits = test_splits(chosen)
-    tokens = chosen.max_new_tokens if is_tiny(loaded) else tokens_for(loaded)
+    tokens = chosen.max_new_tokens if chosen.size or is_tiny(loaded) else tokens_for(loaded)
     records, _ = room.evaluate(loaded, splits, model, seed=None, progress=progress, max_new_tokens=tokens)
     say(room.format_table(records))
     if out is not None:
         save_records(records, out)
         say(f"\n{len(records)} records in {out}")
+
+
+@app.command()
+@plainly
+def score(
+    benchmark: Annotated[str, typer.Option(help="imagereward, hpdv2, pickapic or rapidata.")],
+    labels: Annotated[Path, typer.Option(help="The benchmark's own label file: ImageReward's and HPDv2's test.json.")],
+    predictions: Annotated[Path | None, typer.Option(help="JSON lines, as described above.")] = None,
+    template: Annotated[Path | None, typer.Option(help="Write the file to fill here, and stop.")] = None,
+    form: Annotated[str, typer.Option(help="Of the template: image (a score each) or pair (a choice each).")] = "image",
+    allow_missing: Annotated[bool, typer.Option(help="Count predictions that are not there as wrong.")] = False,
+    validation_labels: Annotated[Path | None, typer.Option(help="pickapic: tune the tie threshold here ...")] = None,
+    validation_predictions: Annotated[Path | None, typer.Option(help="... with the model's scores on it.")] = None,
+    tie_threshold: Annotated[float | None, typer.Option(help="pickapic: or the threshold itself.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the numbers to this JSON file too.")] = None,
+):
+    """Score any model's predictions by a benchmark's own rules; no GPU, no images.
+
+    A line of predictions is a score for an image: {"prompt_id": "...", "image": "...", "score": 1.25}. Or it is the
+    choice for two images in the order shown (1, 2; 0 for a tie), better in both orders of each pair, two lines:
+    {"prompt_id": "...", "image_1": "...", "image_2": "...", "choice": 1}. Names are those of the label file; --template
+    writes them all, with null to be filled in. More is said in lrt/predictions.py.
+    """
+    from lrt import benchmarks, score_report, scores
+    from lrt import predictions as files
+    from lrt.stats import save_records
+
+    if (predictions is None) == (template is None):
+        raise ValueError("name either --predictions, the file to score, or --template, the file to write")
+    ranked = scores.labels(benchmark, labels)
+    if template is not None:
+        n = files.template(ranked, template, form)
+        say(f"{n} lines in {template}: put a {'score' if form == 'image' else 'choice'} in place of each null")
+        return
+    made = files.read(predictions, ranked)
+    threshold = score_report.threshold_for(benchmark, tie_threshold, validation_labels, validation_predictions)
+    lines = benchmarks.score(benchmark, made, ranked, threshold or 0.0, allow_missing)
+    say(score_report.report(benchmark, made, ranked, lines, threshold))
+    if out is not None:
+        save_records(score_report.to_records(lines, predictions.stem, benchmark), out)
+        say(f"\n{len(lines)} records in {out}")
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -173,19 +233,22 @@ Seed = Annotated[int, typer.Option(help="Of the order of pairs and of all sampli
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: the profile's.")]
 OwnPairs = Annotated[Path | None, typer.Option(help="A folder of your own pairs (lrt.folder).")]
 SkipBad = Annotated[bool, typer.Option(help="Leave out rows of --pairs that cannot be read, and say so.")]
-Rank = Annotated[int, typer.Option(min=0, help="Rank of a LoRA adapter; 0 trains all weights.")]
+Rank = Annotated[int | None, typer.Option(min=0, help="Rank of a LoRA adapter; 0 trains all weights. Default: the "
+                                                      "profile's.")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder. Asked again with it, a run goes on.")]
 
 
 @train_app.command("sft")
 @plainly
 def train_sft(
-    model: Model = "reasoner",
-    profile: ProfileOption = ProfileName.laptop,
+    model: ProfilesModel = None,
+    profile: AnyProfile = AnyProfileName.laptop,
     steps: Steps = None,
     seed: Seed = 0,
-    lora_rank: Rank = 0,
+    lora_rank: Rank = None,
     pairs: OwnPairs = None,
+    source: Source = "folder",
+    images: Images = None,
     skip_bad: SkipBad = False,
     out: Out = None,
 ):
@@ -196,26 +259,31 @@ def train_sft(
     from lrt.methods import sft_settings
     from lrt.sft import train_sft as train
 
-    chosen, loaded = PROFILES[profile.value], load(model, trainable=not lora_rank)
+    chosen = _chosen(profile, lora_rank)
+    loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
     how = sft_settings(chosen, seed)
-    how = replace(how, steps=steps or how.steps, lora_rank=lora_rank)
-    rows = _training_pairs(chosen, seed, pairs, skip_bad, loaded)
+    how = replace(how, steps=steps or how.steps)
+    rows = _training_pairs(chosen, seed, pairs, source, images, skip_bad, loaded)
     out = out or Path("runs/sft")
-    _done(train(with_adapter(loaded, lora_rank, seed), rows, how, out), out, "loss")
+    _done(train(with_adapter(loaded, chosen.lora_rank, seed), rows, how, out), out, "loss")
 
 
 @train_app.command("grpo")
 @plainly
 def train_grpo(
-    model: Model = "reasoner",
-    listener: Annotated[str, typer.Option(
-        help="Whose reading is rewarded: a model; 'adapter-off' for the base under the adapter; 'none' for plain GRPO."
-    )] = "reader",
-    profile: ProfileOption = ProfileName.laptop,
+    model: ProfilesModel = None,
+    listener: Annotated[list[str] | None, typer.Option(
+        help="Whose reading is rewarded: a model; 'adapter-off' for the base under the adapter; a server's address and "
+             "model, http://host:8000/v1#owner/model; 'none' for plain GRPO. May be repeated. Default: the profile's."
+    )] = None,
+    combine: Annotated[str, typer.Option(help="Several listeners: mean, minimum or majority (lrt.ensemble).")] = "mean",
+    profile: AnyProfile = AnyProfileName.laptop,
     steps: Steps = None,
     seed: Seed = 0,
-    lora_rank: Rank = 0,
+    lora_rank: Rank = None,
     pairs: OwnPairs = None,
+    source: Source = "folder",
+    images: Images = None,
     skip_bad: SkipBad = False,
     out: Out = None,
 ):
@@ -224,31 +292,57 @@ def train_grpo(
 
     from lrt.checkpoints import with_adapter
     from lrt.grpo import train_grpo as train
-    from lrt.listener import AdapterOffListener, LocalListener
-    from lrt.methods import grpo_settings, rewards
+    from lrt.methods import grpo_settings
 
-    chosen, loaded = PROFILES[profile.value], load(model, trainable=not lora_rank)
+    chosen = _chosen(profile, lora_rank)
+    names = listener or [chosen.listener]
+    loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
     how = grpo_settings(chosen, seed)
-    how = replace(how, steps=steps or how.steps, lora_rank=lora_rank)
-    reader = load(listener) if listener not in ("none", "adapter-off") else None
-    rows = _training_pairs(chosen, seed, pairs, skip_bad, loaded, *([reader] if reader else []))
-    loaded = with_adapter(loaded, lora_rank, seed)
-    ear = AdapterOffListener(loaded) if listener == "adapter-off" else reader and LocalListener(reader)
-    method = "grpo_listener" if ear else "grpo"
-    out = out or Path("runs") / method
-    _done(train(loaded, rows, *rewards(method, ear), how, out), out, "reward")
+    how = replace(how, steps=steps or how.steps)
+    elsewhere = [name for name in names if name in ("none", "adapter-off") or "://" in name]
+    readers = {name: load(name, chosen=chosen) for name in names if name not in elsewhere}
+    rows = _training_pairs(chosen, seed, pairs, source, images, skip_bad, loaded, *readers.values())
+    loaded = with_adapter(loaded, chosen.lora_rank, seed)
+    functions, weights = _rewards(names, combine, readers, loaded, chosen)
+    out = out or Path("runs") / ("grpo" if names == ["none"] else "grpo_listener")
+    _done(train(loaded, rows, functions, weights, how, out), out, "reward")
 
 
-def _training_pairs(chosen, seed: int, folder: Path | None, skip_bad: bool, *models):
-    """The profile's pairs, or the user's own where no model refuses them."""
+def _rewards(names: list[str], combine: str, readers: dict, policy, chosen):
+    """(functions, weights) of GRPO with the listeners that are named; `readers` are those that were loaded."""
+    from lrt.async_rewards import listener_reward
+    from lrt.listener import LocalListener
+    from lrt.methods import listener_for
+    from lrt.rewards import WEIGHTS, accuracy_reward, format_reward
+
+    if "none" in names:
+        if len(names) > 1:
+            raise ValueError("--listener none is plain GRPO, and stands alone")
+        return [format_reward, accuracy_reward], list(WEIGHTS[:2])
+    ears = [LocalListener(readers[name], batch=chosen.listener_batch) if name in readers
+            else listener_for(chosen, policy, name) for name in names]
+    return [format_reward, accuracy_reward, listener_reward(ears, combine)], list(WEIGHTS)
+
+
+def _chosen(profile: AnyProfileName, lora_rank: int | None):
+    """The profile, with the rank asked for in place of its own."""
+    from dataclasses import replace
+
+    found = profile_named(profile.value)
+    return found if lora_rank is None else replace(found, lora_rank=lora_rank)
+
+
+def _training_pairs(chosen, seed: int, folder: Path | None, source: str, images: Path | None, skip_bad: bool, *models):
+    """The profile's pairs, or those brought: what it uses of them, where no model refuses them."""
     from lrt.judging import refuse_unknown_pairs
-    from lrt.methods import training_pairs
+    from lrt.methods import chosen_pairs, training_pairs
 
     if folder is None:
         if skip_bad:
             raise ValueError("--skip-bad is about --pairs, and no folder is given")
         return training_pairs(chosen, seed)
-    rows = own_pairs(folder, skip_bad)
+    rows = own_pairs(folder, skip_bad, source, images)
+    rows = chosen_pairs(rows, chosen) if chosen.size else rows
     for loaded in models:
         refuse_unknown_pairs(loaded, rows)
     return rows
@@ -331,6 +425,109 @@ def study_claims(
         say(str(path))
 
 
+# --- the benchmarks' files -----------------------------------------------------------------------------------------
+
+data_app = typer.Typer(help="The benchmarks' own files: `lrt data check NAME PATH`.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+DATA = "imagereward, hpdv2, rapidata, pickapic or folder."
+
+
+@data_app.command("check")
+@plainly
+def data_check(
+    name: Annotated[str, typer.Argument(help=DATA)],
+    path: Annotated[Path, typer.Argument(help="A label file, a Parquet shard, or a folder of shards.")],
+    images: Annotated[Path | None, typer.Option(help="The folder that the labels' file names start from.")] = None,
+    labels_only: Annotated[bool, typer.Option(help="Do not look at images, even where they are inside.")] = False,
+    decode: Annotated[bool, typer.Option(help="Decode each image, or only look whether it is there.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw a few pairs to this PNG file.")] = None,
+):
+    """What is there: prompts, images, pairs, ties, what is missing or broken, and how well "always 1" does.
+
+    Exit code 1 if an image or a row cannot be read, or nothing is there.
+    """
+    from lrt import datacheck
+
+    found = datacheck.check(name, path, images, labels_only, decode, limit)
+    say(datacheck.told(found))
+    if picture is not None:
+        if found.examples:
+            datacheck.draw(found, picture)
+            say(f"picture: {picture}")
+        else:
+            say("no picture: no images were read")
+    raise typer.Exit(0 if found.clean else 1)
+
+
+@data_app.command("overlap")
+@plainly
+def data_overlap(
+    train: Annotated[str, typer.Argument(help=DATA)],
+    train_path: Annotated[Path, typer.Argument(help="What is trained on.")],
+    test: Annotated[str, typer.Argument(help=DATA)],
+    test_path: Annotated[Path, typer.Argument(help="What is tested on.")],
+    train_images: Annotated[Path | None, typer.Option(help="The folder of the training set's images.")] = None,
+    test_images: Annotated[Path | None, typer.Option(help="The folder of the test set's images.")] = None,
+    prompts_only: Annotated[bool, typer.Option(help="Compare prompts, not images.")] = False,
+):
+    """Which prompts and images of a test set are in a training set: the same, and images that look the same."""
+    from lrt import overlap, sources
+
+    found, bad = [], []
+    for name, path, images in ((train, train_path, train_images), (test, test_path, test_images)):
+        rows = sources.rows(name, path, images, labels_only=prompts_only, decode=False, bad=bad)
+        found.append(overlap.prints(rows))
+    say(overlap.told(overlap.overlap(*found)))
+    if bad:
+        typer.echo(f"left out {len(bad)} pairs or rows; the first: {printable(str(bad[0]))}", err=True)
+
+
+@data_app.command("sample")
+@plainly
+def data_sample(
+    out: Annotated[Path | None, typer.Option(help="The folder. Default: data/samples.")] = None,
+):
+    """Write a tiny sample in each benchmark's format, drawn by the tiny world."""
+    from lrt.samples import write_samples
+
+    written = write_samples(out)
+    say(f"{len(written)} files, {sum(path.stat().st_size for path in written):,} bytes")
+
+
+# --- the book ------------------------------------------------------------------------------------------------------
+
+book_app = typer.Typer(help="The site: `lrt book build`, and the notebooks it shows.", no_args_is_help=True)
+app.add_typer(book_app, name="book")
+
+
+@book_app.command("build")
+@plainly
+def book_build(out: Annotated[Path | None, typer.Option(help="Default: book/_build/html.")] = None):
+    """Build the site from written pages, executed notebooks and committed records; nothing is run."""
+    from lrt.book import build
+
+    build(out, report=say)
+
+
+@book_app.command("refresh")
+@plainly
+def book_refresh(
+    run: Annotated[Path | None, typer.Option(help="A finished run folder of `make tutorial`.")] = None,
+    profile: Annotated[ProfileName, typer.Option(help="Without --run: how the notebooks are run.")] = ProfileName.ci,
+):
+    """Make the executed notebooks of the site again, from a run folder or by running them."""
+    from lrt.book import refresh
+    from lrt.tutorial import NotebookFailed
+
+    try:
+        refresh(run, profile.value, report=say)
+    except NotebookFailed as failed:
+        typer.echo(f"lrt: {printable(str(failed))}", err=True)
+        raise typer.Exit(1) from None
+
+
 # --- the rest ------------------------------------------------------------------------------------------------------
 
 
@@ -353,11 +550,24 @@ def tutorial(
 
 @app.command()
 @plainly
+def exercises(out: Annotated[Path, typer.Argument(help="A folder outside the clone.")]):
+    """A copy of the notebooks to work in: no solutions, and the graded exercises in OUT/exercises."""
+    from lrt.exercises import TESTS, student_copy
+
+    written = student_copy(out)
+    say(f"{len(written)} files in {out}. Fill in {out / TESTS / 'adapters.py'}, then: pytest {out / TESTS}")
+
+
+@bench_app.callback()
+@plainly
 def bench(
+    context: typer.Context,
     steps: Annotated[int, typer.Option(min=2, help="Training steps a run; the first is not counted.")] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
 ):
     """Ratios measured in one run: listener scoring, a step with a listener, our step beside TRL's own."""
+    if context.invoked_subcommand:
+        return
     from transformers.utils import logging
 
     from lrt.bench import bench as measure
@@ -366,14 +576,42 @@ def bench(
     measure(steps=steps, repeats=repeats, report=say)
 
 
+@bench_app.command("gpu")
+@plainly
+def bench_gpu(
+    size: Annotated[str, typer.Option(help="Shape of Qwen2.5-VL: 3B or 7B; tiny to see that it runs.")] = "7B",
+    out: Annotated[Path, typer.Option(help="Asked again with this file, it goes on.")] = Path("runs/gpu_cost.jsonl"),
+    device: Annotated[str, typer.Option(help="cuda, or cpu for the size tiny.")] = "cuda",
+    commit: Annotated[str | None, typer.Option(help="Names the code where there is no git checkout.")] = None,
+):
+    """What steps cost at real scale, with random weights: seconds, memory, share of the arithmetic limit."""
+    from transformers.utils import logging
+
+    from lrt.bench_gpu import bench_gpu as measure
+    from lrt.cost_table import cost_table
+
+    logging.disable_progress_bar()
+    measure(size, out, device, commit, report=say)
+    say(f"\n{cost_table(out)}\n{out}")
+
+
 @app.command()
 @plainly
-def doctor():
-    """What this machine has, what fits on it, and what to do where something is missing."""
-    from lrt.doctor import checks, report
+def doctor(
+    profile: Annotated[AnyProfileName | None, typer.Option(help="Only a real profile's memory and cost.")] = None,
+):
+    """What this machine has, which profiles fit on it, and what to do where something is missing."""
+    from lrt import run_cost
+    from lrt.doctor import checks
+    from lrt.doctor import report as told
+    from lrt.fitting import report, this_machine
+    from lrt.memory import table
 
+    if profile:
+        say(f"{table(profile_named(profile.value))}\n\n{run_cost.table(profile_named(profile.value))}")
+        return
     found = checks()
-    say(report(found))
+    say(f"{told(found)}\n\n{report(this_machine())}")
     raise typer.Exit(1 if any(check.ok is False for check in found) else 0)
 
 

@@ -1,8 +1,14 @@
-"""What this machine has, what fits on it, and what to do where something is missing: `lrt doctor`."""
+"""What this machine has, what fits on it, and what to do where something is missing: `lrt doctor`.
+
+The tiny world needs no GPU. Which profile for real models fits is worked out in `lrt.fitting`.
+"""
 
 import os
 import platform
 import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +16,7 @@ from pathlib import Path
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 MEMORY_GB = 4  # free, for two training runs side by side
 DISK_GB = 1  # for a run's notebooks, checkpoints and models
+HUB_SECONDS = 3  # how long the hub may take to answer
 CORES = 2  # the tutorial trains two methods side by side
 
 
@@ -23,9 +30,14 @@ class Check:
     advice: str = ""
 
 
-def checks(folder: str | Path = ".") -> list[Check]:
-    """Everything that is looked at, for runs written below `folder`. What cannot be found out is said so."""
-    return [_python(), *map(_package, PACKAGES), _cores(), _memory(), _disk(Path(folder)), _gpu(), _models()]
+def checks(folder: str | Path = ".", ask_hub: Callable[[], bool] | None = None) -> list[Check]:
+    """Everything that is looked at, for runs written below `folder`. What cannot be found out is said so.
+
+    `ask_hub` says whether the hub answers; by default it is asked over the network, and not at all where
+    HF_HUB_OFFLINE is set.
+    """
+    machine = [_cores(), _memory(), _disk(Path(folder)), _gpu(), _hub(ask_hub or hub_answers)]
+    return [_python(), *map(_package, PACKAGES), *machine, _models()]
 
 
 def fits(found: list[Check]) -> str:
@@ -112,9 +124,14 @@ def _memory() -> Check:
                  f"two training runs side by side want about {MEMORY_GB} GB: close other programs")
 
 
-def _disk(folder: Path) -> Check:
+def disk_gb(folder: Path) -> tuple[Path, float]:
+    """(the folder or the nearest one above it that exists, GB free there)."""
     there = next(place for place in [folder.resolve(), *folder.resolve().parents] if place.exists())
-    free = shutil.disk_usage(there).free / 1e9
+    return there, shutil.disk_usage(there).free / 1e9
+
+
+def _disk(folder: Path) -> Check:
+    there, free = disk_gb(folder)
     if not os.access(there, os.W_OK):
         return Check("disk", f"{there} cannot be written to", False, "start lrt in a folder of your own")
     return Check("disk", f"{free:.1f} GB free", free >= DISK_GB, f"a run of the tutorial wants about {DISK_GB} GB")
@@ -133,6 +150,29 @@ def _gpu() -> Check:
     if torch.backends.mps.is_available():
         return Check("gpu", "Apple's; the tiny models run on the CPU all the same")
     return Check("gpu", "none, and none is needed in the tiny world")
+
+
+def hub_answers() -> bool:
+    """Whether the model hub can be reached, within a few seconds."""
+    from huggingface_hub.constants import ENDPOINT
+
+    request = urllib.request.Request(ENDPOINT, method="HEAD", headers={"User-Agent": "lrt doctor"})
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+
+
+def _hub(ask: Callable[[], bool]) -> Check:
+    """Never needed in the tiny world, so never judged."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return Check("hub", "not asked: HF_HUB_OFFLINE is set, and models come from the cache or a folder")
+    if ask():
+        return Check("hub", "answers: real models can be downloaded")
+    return Check("hub", "does not answer; the tiny models need none, real ones then come from the cache or a folder")
 
 
 def _models() -> Check:

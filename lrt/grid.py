@@ -18,7 +18,9 @@ from typing import Any, get_args, get_origin
 from lrt.models import data_dir
 
 TABLES, OF_TIER = ("defaults", "methods", "tiers"), ("seeds", "first_seed", "methods", "why")
-CHOICES = {"scale_rewards": ("group", "batch", "none"), "aggregation": ("sum_then_normalize", "normalize_then_sum")}
+TRAINERS = ("grpo", "sft_answer", "sft_trace", "bradley_terry", "dpo")  # the last four: `lrt.baselines`
+CHOICES = {"scale_rewards": ("group", "batch", "none"), "aggregation": ("sum_then_normalize", "normalize_then_sum"),
+           "trainer": TRAINERS}
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Cell:
     train_pairs: int = 2400
     steps: int = 300
     pairs_per_step: int = 8
-    num_generations: int = 8
+    num_generations: int = 8  # completions a pair: in a step of GRPO, once before DPO; the others have none
     balance_votes: bool = True  # in every step
     max_new_tokens: int = 56
     lr: float = 5e-5
-    beta: float = 0.0  # weight of the KL to the base
+    beta: float = 0.0  # weight of the KL to the base; DPO's beta
     entropy_coef: float = 0.0  # weight of an entropy bonus
     scale_rewards: str = "group"
     aggregation: str = "sum_then_normalize"
@@ -48,10 +50,16 @@ class Cell:
     measured_pairs: int = 64  # of `probe.fixed_pairs`, at each measurement
     final_pairs: int = 240  # at the last one
     judges: tuple[str, ...] = ("reader", "llava", "base")  # listeners that hear the measured traces
+    trainer: str = "grpo"  # what learns from the votes; logs from before there were others do not name it
 
     @property
     def base(self) -> str:
         return self.bases[self.seed % len(self.bases)]
+
+    @property
+    def writes(self) -> bool:
+        """Whether its policy writes traces: a Bradley-Terry head only chooses."""
+        return self.trainer != "bradley_terry"
 
     @property
     def name(self) -> str:
@@ -62,6 +70,8 @@ class Cell:
 
     @staticmethod
     def from_dict(values: dict) -> "Cell":
+        """A cell from its fields; one that is missing has its default: what was written before there was such a field
+        is still read. TypeError for an unknown field, or a missing one without a default."""
         return Cell(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -175,6 +185,10 @@ def _check(values: dict, label: Any, where: str) -> None:
     if cell.measured_pairs > cell.final_pairs:
         raise ValueError(f"{where}, measured_pairs: {cell.measured_pairs} are more than the {cell.final_pairs} of the "
                          "final measurement, of which they are the first")
+    if cell.trainer != "grpo" and cell.reward != "none":
+        raise ValueError(f"{where}, reward: {cell.reward!r} is for GRPO; {cell.trainer} learns from the votes alone")
+    if cell.trainer == "dpo" and (cell.beta <= 0 or cell.num_generations < 2):
+        raise ValueError(f"{where}: DPO needs beta > 0, and num_generations of at least 2 to choose from")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -5,12 +5,13 @@ What is simpler here than in a large run, and why:
 - **One update a rollout, no reference model** (`beta=0`), TRL's own defaults: the ratio is 1, nothing is clipped, and
   notebook 03 can derive the whole step by hand. `num_iterations` and `beta` bring both back.
 - **Plain `generate`, no inference engine**: a tiny model samples 64 completions in half a second, and the policy that
-  samples is bit for bit the policy that is updated.
+  samples is bit for bit the policy that is updated. `vllm_server` names one for models that need it.
 - **The order of the rows is data** (`training_rows`), not a sampler: TRL's sampler starts over in a resumed run.
 - **Every step is seeded by (seed, step)**, so a killed run goes on exactly, and two runs can be compared step by step.
 - **A constant learning rate**: a schedule would make the same step mean different things in runs of different length.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,10 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from lrt.checkpoints import adapter_in_fp32
+from lrt.images import squared
 from lrt.models import Loaded
+from lrt.passes import passes
 from lrt.prompts import messages
 from lrt.rewards import RewardFunction
 from lrt.runs import (
@@ -64,8 +68,12 @@ class GRPOSettings:
     completions_per_pass: int | None = None  # completions a forward pass; None = a whole step's at once
     save_every: int = 50  # steps between checkpoints; the last one is kept
     log_every: int = 1  # steps a record of the log; several are averaged
+    vllm_server: str | None = None  # "http://host:8000" of a vLLM server that generates; None = this process
+    image_side: int | None = None  # every image on a square of so many pixels (lrt.images); vLLM asks for one size
 
     def __post_init__(self):
+        if self.vllm_server and not self.image_side:
+            raise ValueError("with vllm_server set image_side: some versions of vLLM corrupt prompts of mixed sizes")
         per_pass = self.completions_per_pass or self.completions
         if self.completions % per_pass or per_pass % self.num_generations:
             raise ValueError(
@@ -83,6 +91,16 @@ class GRPOSettings:
         return self.pairs_per_step * self.num_generations
 
 
+# Fields that runs from before did not know: left out of a run's record where they say nothing new, so that those
+# folders are still theirs (`runs.check_call`).
+LATER = {"vllm_server": None, "image_side": None}
+
+
+def said(settings: GRPOSettings) -> dict:
+    """The settings as a run's record names them."""
+    return {name: value for name, value in asdict(settings).items() if name not in LATER or value != LATER[name]}
+
+
 def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dataset:
     """The rows of a run in the order in which they are used: `pairs_per_step` a rollout.
 
@@ -96,22 +114,27 @@ def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dat
     order = balanced_order(pairs["vote"], *size) if settings.balance_votes else row_order(len(pairs), *size)
     rows = pairs.select(order).select_columns(["prompt", "images", "vote", "pair_id"])
 
-    wording = loaded.wording  # alone: the data set pickles what the function below holds on to
+    wording, side = loaded.wording, settings.image_side  # alone: the data set pickles what the function holds on to
 
     def with_chat(batch: dict) -> dict:
-        return {**batch, "prompt": [messages(text, wording) for text in batch["pair_text"]]}
+        return {**squared(batch, side), "prompt": [messages(text, wording) for text in batch["pair_text"]]}
 
     return rows.rename_column("prompt", "pair_text").with_transform(with_chat)
 
 
 def trl_config(settings: GRPOSettings, weights: Sequence[float], out: str | Path, device: torch.device) -> GRPOConfig:
     """The settings as TRL names them. Image tokens are kept out of completions by TRL itself, as long as
-    `generation_kwargs` is left alone."""
-    per_pass = settings.completions_per_pass or settings.completions
+    `generation_kwargs` is left alone.
+
+    A step's completions are shared out evenly over the processes of `accelerate launch`; ValueError if they cannot be.
+    """
+    per_pass, accumulated = passes(settings.completions, settings.completions_per_pass, "completions")
+    server = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": settings.vllm_server}
     return GRPOConfig(
         **common_arguments(settings, out, device),
+        **(server if settings.vllm_server else {}),
         per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=settings.completions // per_pass,
+        gradient_accumulation_steps=accumulated,
         num_generations=settings.num_generations,
         num_iterations=settings.num_iterations,
         max_completion_length=settings.max_new_tokens,
@@ -138,11 +161,13 @@ def build_trainer(
 ) -> GRPOTrainer:
     """TRL's trainer with everything in place. It patches the model: `train_grpo` takes the patches off again."""
     check_adapter(loaded, settings.lora_rank)
+    if settings.vllm_server and importlib.util.find_spec("vllm") is None:
+        raise ValueError("vllm_server needs the package vllm here too, to pass weights on: pip install trl[vllm]")
     if settings.beta and not settings.lora_rank and not loaded.model.config._name_or_path:
         raise ValueError(
             "beta needs the model that training began with, which is read from disk: save and load it first"
         )
-    return GRPOTrainer(
+    trainer = GRPOTrainer(
         model=loaded.model,
         processing_class=loaded.processor,
         reward_funcs=list(reward_funcs),
@@ -150,6 +175,9 @@ def build_trainer(
         train_dataset=training_rows(pairs, settings, loaded),
         callbacks=list(callbacks),
     )
+    if settings.lora_rank and settings.precision == "fp16":
+        adapter_in_fp32(loaded.model)
+    return trainer
 
 
 def timed_reward(watch: Watch, function: RewardFunction) -> RewardFunction:
@@ -189,7 +217,7 @@ def train_grpo(
 
     call = {
         "kind": "grpo",
-        **asdict(settings),
+        **said(settings),
         "rewards": [get_callable_name(f) for f in reward_funcs],
         "weights": list(weights),
         "pairs": pairs_id(pairs),

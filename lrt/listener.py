@@ -4,7 +4,8 @@
 
 One forward pass and no generation: the listener reads the same chat as the reasoner, then `<think> trace </think>
 <answer>`, and p is the softmax over the two logits of "1" and "2" at the slot that comes next (the listener term of
-arXiv 2506.22832).
+arXiv 2506.22832). Where a tokenizer has no single token for an answer there, the answers are scored whole: p is the
+softmax over the two sums of log-probabilities, which is the same number wherever both can be had.
 
 The G completions of a pair share a long prefix: chat and images. It runs once a pair, its key-value cache is selected
 once a completion, and only the traces run after it. `share_prefix=False` is the plain form of the same numbers.
@@ -19,7 +20,7 @@ from typing import Protocol
 import torch
 from PIL.Image import Image
 
-from lrt.models import Loaded, answer_token_ids
+from lrt.models import ANSWERS, Loaded, answer_endings, shared_length, single_answer_ids
 from lrt.prompts import heard, listener_continuation
 
 Images = Sequence[Image]  # the two images of a pair
@@ -46,24 +47,31 @@ class LocalListener:
     from every trace before it is read. Whatever is passed as a trace goes through `prompts.heard`, so that not even a
     whole completion passed by mistake can leak its answer.
 
+    `answers` are the two texts whose probabilities are compared: (" 1", " 2") for a model that was taught to leave a
+    space after `<answer>`. `whole=True` scores them as whole continuations, two plain passes, even where two logits
+    would do; otherwise that is done for a batch of rows in which some answer is not one token of its own.
+
     The model is used as it is found (a frozen one, or a policy in training): scoring runs in eval mode without
     gradients or checkpointing, and leaves mode, M-RoPE state and random generators as they were.
-    Raises ValueError if the tokenizer does not give "1" and "2" a token each.
+    Raises ValueError if the tokenizer does not tell the two answers apart.
     """
 
-    def __init__(self, loaded: Loaded, share_prefix: bool = True, batch: int = 64, verdict: bool = True):
+    def __init__(self, loaded: Loaded, share_prefix: bool = True, batch: int = 64, verdict: bool = True,
+                 answers: tuple[str, str] = ANSWERS, whole: bool = False):
         if batch < 1:
             raise ValueError(f"batch is a number of completions, at least 1: {batch}")
         self.loaded, self.share_prefix, self.batch, self.verdict = loaded, share_prefix, batch, verdict
         self.name = loaded.name if verdict else f"{loaded.name}, verdict removed"
-        self._answer_ids = list(answer_token_ids(loaded))
+        self.answers, self.whole = answers, whole
+        answer_endings(loaded, self._continuation(""), answers)
 
     def p_first(self, prompts_B, images_B, traces_BG) -> list[list[float | None]]:
         """See `Listener.p_first`. None where a logit is not finite. ValueError if the three lengths differ."""
         return [[p_of(z) for z in zs] for zs in self.logits(prompts_B, images_B, traces_BG)]
 
     def logits(self, prompts_B, images_B, traces_BG) -> list[list[tuple[float, float]]]:
-        """The two raw logits behind each p, of "1" and of "2", in float32."""
+        """The two raw logits behind each p, of "1" and of "2", in float32; where the answers are scored whole, their
+        log-probabilities up to a constant that the two share, so p is the softmax of either."""
         if not len(prompts_B) == len(images_B) == len(traces_BG):
             sizes = f"{len(prompts_B)} prompts, {len(images_B)} pairs of images and {len(traces_BG)} groups of traces"
             raise ValueError(f"a listener takes one of each a pair, not {sizes}")
@@ -86,6 +94,9 @@ class LocalListener:
 
     def _score(self, rows: list[tuple[int, str]], chats_B, images_B) -> list[list[float]]:
         """[logit of "1", logit of "2"] for each row: (pair, continuation)."""
+        answer_ids = None if self.whole else single_answer_ids(self.loaded, [rest for _, rest in rows], self.answers)
+        if answer_ids is None:
+            return self._whole([chats_B[b] + rest for b, rest in rows], [images_B[b] for b, _ in rows]).tolist()
         pairs = sorted({b for b, _ in rows})
         ids_R = None
         if self.share_prefix and len(pairs) < len(rows):
@@ -95,7 +106,7 @@ class LocalListener:
         else:
             owner_R = torch.tensor([pairs.index(b) for b, _ in rows], device=self.loaded.device)
             z_RV = self._shared([chats_B[b] for b in pairs], [images_B[b] for b in pairs], owner_R, ids_R)
-        return z_RV[:, self._answer_ids].float().tolist()
+        return z_RV[:, list(answer_ids)].float().tolist()
 
     def _continuation_ids(self, rows: list[tuple[int, str]], chats: dict[int, str]) -> list[list[int]] | None:
         """The tokens of each row after its chat; None if some tokenizer merges across that boundary, since the chat's
@@ -116,6 +127,30 @@ class LocalListener:
     def _plain(self, texts: list[str], images: list[Images]) -> torch.Tensor:
         """Logits (R, V) at the answer slot; every row runs chat, images and trace."""
         return self.loaded.model(**self._inputs(texts, images), use_cache=False, logits_to_keep=1).logits[:, -1]
+
+    def _whole(self, texts: list[str], images: list[Images]) -> torch.Tensor:
+        """Log-probabilities (R, 2) of each answer after each text, in float32, less what the two answers share.
+
+        Each whole text with its answer is tokenized as it stands, so a token may reach from the text into the answer
+        ("> 1"). What is summed begins where the tokens of the two answers part and ends with the answer: the tokens
+        before that are the same for both and cancel in the softmax. A tokenizer that merges an answer with what would
+        follow it (`1</`) is scored as if nothing followed.
+        """
+        both = [self._inputs([text + answer for text in texts], images) for answer in self.answers]
+        ids_2R = [_unpadded(inputs) for inputs in both]
+        shared_R = [shared_length(one, two) for one, two in zip(*ids_2R, strict=True)]
+        return torch.stack([self._ending(inputs, [len(ids) - n for ids, n in zip(ids_R, shared_R, strict=True)])
+                            for inputs, ids_R in zip(both, ids_2R, strict=True)], dim=1)
+
+    def _ending(self, inputs, length_R: list[int]) -> torch.Tensor:
+        """Log-probability (R,) of the last `length_R[r]` tokens of each row, given what is before them."""
+        longest = max(length_R)
+        logits_RTV = self.loaded.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1]
+        ids_RT = inputs["input_ids"][:, -longest:]
+        logp_RT = logits_RTV.float().log_softmax(-1).gather(2, ids_RT[:, :, None])[:, :, 0]
+        place_T = torch.arange(longest, 0, -1, device=ids_RT.device)  # counted from the end of the row
+        counted_RT = place_T <= torch.tensor(length_R, device=ids_RT.device)[:, None]
+        return torch.where(counted_RT, logp_RT, 0.0).sum(dim=1)
 
     def _shared(self, chats: list[str], images: list[Images], owner_R: torch.Tensor, ids_R) -> torch.Tensor:
         """The same logits; each chat with its images runs once, and row r goes on from the cache of `owner_R[r]`.
@@ -152,6 +187,12 @@ def p_of(logits: tuple[float, float]) -> float | None:
         return None
     small = math.exp(-abs(z_1 - z_2))  # of the smaller side, so that it cannot overflow
     return (1.0 if z_1 >= z_2 else small) / (1.0 + small)
+
+
+def _unpadded(inputs) -> list[list[int]]:
+    """The token ids of every row, without padding."""
+    rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in rows]
 
 
 def _counted(mask_BL: torch.Tensor) -> torch.Tensor:

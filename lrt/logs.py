@@ -10,9 +10,7 @@ import pandas as pd
 
 from lrt import probe
 from lrt.grid import Cell
-
-SIDES = ("answers", "verdicts", "swapped", "sampled", "sampled_verdicts")
-COUNTS = ("said", "true", "sampled_said", "sampled_true")
+from lrt.probe import COUNTS, SIDES
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,7 @@ class Run:
     steps: pd.DataFrame  # a row a training step, by its number; columns as `lrt.cell` writes them
     measures: Mapping[int, pd.DataFrame]  # step -> `probe.table`, from step 0 on, without the last
     final: pd.DataFrame  # the last one; like the first, at step 0, on more pairs than the others
+    seconds: float = float("nan")  # of training, with what was sampled for it and without measurements
 
     def history(self) -> dict[int, pd.DataFrame]:
         """step -> table on the first `measured_pairs`, at every measured step, the last included."""
@@ -67,7 +66,14 @@ def read_run(path: str | Path) -> Run:
         raise ValueError(f"{path}, line {len(lines)}: the log ends without a final measurement")
     _complete([line["step"] for line in steps], range(1, cell.steps + 1), f"{path}: step")
     _complete([step for step, _ in measured], range(0, cell.steps, cell.measure_every), f"{path}: measurement of step")
-    return Run(cell, lines[0], pd.DataFrame(steps).set_index("step"), dict(measured), final)
+    return Run(cell, lines[0], pd.DataFrame(steps).set_index("step"), dict(measured), final, _seconds(lines))
+
+
+def _seconds(lines: list[dict]) -> float:
+    """A step's time holds the measurement behind it, which is no part of training; the first one is before step 1."""
+    training = sum(line.get("time_step", float("nan")) for line in lines if "step" in line)
+    measuring = sum(line.get("time_measure", 0) for line in lines if line.get("measured"))
+    return lines[0].get("time_sample", 0) + training - measuring
 
 
 def _lines(path: Path) -> list[dict]:
@@ -112,6 +118,9 @@ def _measurement(line: dict, cell: Cell, n: int, where: str) -> pd.DataFrame:
         raise ValueError(f"{where}, sampled_p: expected the listeners {', '.join(cell.judges)}")
     texts = {name: (line.get(name), n, "12-" if name in SIDES else probe.DIGITS) for name in (*SIDES, *COUNTS)}
     texts |= {f"sampled_p of {name}": (text, 2 * n, probe.DIGITS + "-") for name, text in heard.items()}
+    if not cell.writes:
+        spoken = ("answers", "swapped")
+        texts = {name: (text, length, "12" if name in spoken else "-") for name, (text, length, _) in texts.items()}
     for name, (text, length, alphabet) in texts.items():
         if not isinstance(text, str) or len(text) != length or set(text) - set(alphabet):
             raise ValueError(f"{where}, {name}: expected {length} characters out of {alphabet!r}")

@@ -10,16 +10,21 @@
 Plain GRPO keeps the same weights for the parts that it has, so that the listener's term is the only difference.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from datasets import Dataset
 
+from lrt.checkpoints import with_adapter
 from lrt.grpo import GRPOSettings, train_grpo
-from lrt.listener import LocalListener
+from lrt.listener import AdapterOffListener, Listener, LocalListener
 from lrt.models import Loaded, find, load
 from lrt.pairs import tiny_pairs
-from lrt.profiles import Profile
+from lrt.profiles import Profile, in_share
+from lrt.remote import RemoteListener
 from lrt.rewards import WEIGHTS, ListenerReward, accuracy_reward, format_reward
 from lrt.runs import OnStep
 from lrt.sft import SFTSettings, train_sft
@@ -31,20 +36,57 @@ SHIPPED = {
     "grpo_listener": "reasoner-grpo-listener",
 }
 METHODS = tuple(SHIPPED)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def training_pairs(settings: Profile, seed: int) -> Dataset:
-    """The pairs that every method of a run learns from: tint dial 0.9, one drawn vote a pair."""
+    """The pairs that every method of a run learns from: tint dial 0.9, one drawn vote a pair.
+
+    ValueError for a profile of real pairs, which have to be brought: `chosen_pairs` picks what it uses of them.
+    """
+    if settings.data != "tiny":
+        raise ValueError(f"{settings.name} learns from {settings.data}: pass its pairs on (--pairs); lrt.sources reads "
+                         "them")
     return tiny_pairs("train", settings.train_pairs, seed=seed)
 
 
+def chosen_pairs(pairs: Dataset, settings: Profile) -> Dataset:
+    """What a profile uses of the pairs brought: those of its share of prompts (`profiles.in_share`), `train_pairs` of
+    them at most."""
+    if settings.share < 1:
+        pairs = pairs.select([i for i, prompt in enumerate(pairs["prompt"]) if in_share(prompt, settings.share)])
+    return pairs.select(range(min(len(pairs), settings.train_pairs)))
+
+
 def test_splits(settings: Profile) -> dict[str, Dataset]:
-    """The test pairs of every split that the profile names: the same for every method and seed."""
+    """The test pairs of every split that the profile names: the same for every method and seed.
+
+    ValueError for a profile of real pairs, which are judged on benchmarks.
+    """
+    if settings.data != "tiny":
+        raise ValueError(f"{settings.name} is judged on {', '.join(settings.benchmarks)}: read them with lrt.sources")
     return {split: tiny_pairs(split, settings.test_pairs) for split in settings.splits}
 
 
+def _in_common(settings: Profile) -> dict[str, Any]:
+    return {
+        "lora_rank": settings.lora_rank,
+        "precision": settings.precision,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "save_every": settings.save_every,
+        "image_side": settings.image_side,
+    }
+
+
 def sft_settings(settings: Profile, seed: int) -> SFTSettings:
-    return SFTSettings(settings.sft_steps, settings.sft_batch, settings.sft_lr, seed=seed)
+    return SFTSettings(
+        settings.sft_steps,
+        settings.sft_batch,
+        settings.sft_lr,
+        seed=seed,
+        pairs_per_pass=settings.pairs_per_pass,
+        **_in_common(settings),
+    )
 
 
 def grpo_settings(settings: Profile, seed: int) -> GRPOSettings:
@@ -55,7 +97,48 @@ def grpo_settings(settings: Profile, seed: int) -> GRPOSettings:
         lr=settings.grpo_lr,
         max_new_tokens=settings.max_new_tokens,
         seed=seed,
+        beta=settings.beta,
+        completions_per_pass=settings.completions_per_pass,
+        vllm_server=settings.vllm_server,
+        **_in_common(settings),
     )
+
+
+# --- models as a profile wants them --------------------------------------------------------------------------------
+
+
+def load_as(settings: Profile, name: str, trainable: bool = False, revision: str | None = None) -> Loaded:
+    """`models.load` on the profile's device, in its precision, with its limit on images.
+
+    A tiny model, whatever the profile, has its own size of images. ValueError for a GPU profile where there is none.
+    """
+    device = settings.device
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"profile {settings.name} is for a GPU, and torch sees none: `lrt doctor` says what fits")
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # one card a process of `accelerate launch`
+    four_bit = settings.weights == "4bit"
+    dtype = DTYPES[settings.precision if four_bit else settings.weights]
+    return load(name, device, dtype, trainable, revision, four_bit, settings.max_pixels)
+
+
+def reasoner(settings: Profile, seed: int, name: str | None = None) -> Loaded:
+    """The profile's base (or another by name), ready to be trained: under a fresh adapter if the profile has a rank."""
+    loaded = load_as(settings, name or settings.reasoner, trainable=not settings.lora_rank)
+    return with_adapter(loaded, settings.lora_rank, seed)
+
+
+def listener_for(settings: Profile, loaded: Loaded, name: str | None = None) -> Listener:
+    """The profile's listener (or another by name) for a reasoner; "adapter-off" is the reasoner's own base."""
+    name, batch = name or settings.listener, settings.listener_batch
+    if "://" in name:
+        return RemoteListener.at(name, loaded.wording)
+    if name == "adapter-off":
+        if settings.sharded:
+            raise ValueError(f"{settings.name} shards its weights, and its processes would wait for each other's "
+                             "passes: its listener must be a server (data/configs/README.md)")
+        return AdapterOffListener(loaded, batch=batch)
+    return LocalListener(load_as(settings, name), batch=batch)
 
 
 def rewards(method: str, listener=None) -> tuple[list[Callable], list[float]]:
@@ -81,12 +164,12 @@ def train(
     """
     if method not in METHODS[1:]:
         raise ValueError(f"{method!r} is not trained; choose one of {', '.join(METHODS[1:])}")
-    loaded = load(settings.reasoner, trainable=True)
+    loaded = reasoner(settings, seed)
     pairs = training_pairs(settings, seed) if pairs is None else pairs
     out = Path(run_dir) / method
     if method == "sft":
         return loaded, train_sft(loaded, pairs, sft_settings(settings, seed), out, on_step=on_step)
-    listener = LocalListener(load(settings.listener)) if method == "grpo_listener" else None
+    listener = listener_for(settings, loaded) if method == "grpo_listener" else None
     functions, weights = rewards(method, listener)
     return loaded, train_grpo(loaded, pairs, functions, weights, grpo_settings(settings, seed), out, on_step=on_step)
 

@@ -1,12 +1,18 @@
-"""Load a reasoner or a listener: a tiny one by name, any other by its folder or hub id, all through one function."""
+"""Load a reasoner or a listener: a tiny one by name, any other by its folder or hub id, all through one function.
 
+Whatever a repository or folder holds is data: no code of its own is run (`trust_remote_code` is never set), and weights
+are read from safetensors only, never from pickles.
+"""
+
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, LlavaProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, LlavaProcessor
+from transformers.utils import cached_file
 
 from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, Wording, listener_continuation, messages
 from lrt.tiny import TinyQwenProcessor
@@ -67,24 +73,55 @@ def find(name: str) -> str:
     raise ValueError(f"no model {name!r}: name a tiny one ({', '.join(tiny_names())}), a folder, or a hub id")
 
 
-def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, trainable=False) -> Loaded:
+def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, trainable=False,
+         revision: str | None = None, four_bit: bool = False, max_pixels: int | None = None) -> Loaded:
     """A model by tiny name, folder or hub id, with its processor.
 
-    A folder that holds an adapter is loaded on the base that it names. `dtype` defaults to float32 on a CPU and to
-    bfloat16 (float16 where the GPU has none) elsewhere; a tiny model is stored in float16 and read as `dtype`. Without
+    What holds an adapter is loaded on the base that it names. `dtype` defaults to float32 on a CPU and to bfloat16
+    (float16 where the GPU has none) elsewhere; a tiny model is stored in float16 and read as `dtype`. Without
     `trainable` the model is frozen: eval mode, no gradients.
 
-    Raises ValueError for a name that is no model; what transformers raises for a broken one (OSError) passes through.
+    `revision` is a commit, tag or branch of a hub repository. `four_bit` packs the language layers of the base in NF4
+    (bitsandbytes, a GPU); it then trains only under an adapter. `max_pixels` makes larger images smaller, in the
+    model's own processor, which takes multiples of 28 pixels a side.
+
+    Raises ValueError for a name that is no model, and for options that do not go together; what transformers raises for
+    a broken or missing one (OSError) passes through.
     """
     where = find(name)
+    if revision and Path(where).is_dir():
+        raise ValueError(f"{name} is a folder, which has no revisions: leave out {revision!r}")
     dtype = dtype or _usual_dtype(torch.device(device))
-    if (Path(where) / "adapter_config.json").exists():
-        return _load_adapter(name, Path(where), device, dtype, trainable)
-    model = AutoModelForImageTextToText.from_pretrained(where, dtype=dtype)
+    adapter = _file(where, "adapter_config.json", revision)
+    if adapter:
+        return _load_adapter(name, where, Path(adapter), device, dtype, trainable, revision, four_bit, max_pixels)
+    _refuse_pickles(name, where)
+    how = {"dtype": dtype, "use_safetensors": True, **_safe(revision)}
+    if four_bit:
+        how["quantization_config"] = _nf4(dtype, device, trainable)
+    if torch.device(device).type == "cuda":
+        how["device_map"] = {"": device}  # straight there: a CPU may have no room for it
+    model = AutoModelForImageTextToText.from_pretrained(where, **how)
     ours = _own_settings(where)
     wording = TINY_WORDING if ours.get("wording") == "tiny" else ENGLISH_WORDING
-    loaded = Loaded(name, model.to(device), _processor(where, tiny=bool(ours)), wording, ours.get("images", True))
+    processor = _processor(where, bool(ours), revision)
+    if max_pixels:
+        limit_pixels(processor, max_pixels)
+    loaded = Loaded(name, model if "device_map" in how else model.to(device), processor, wording,
+                    ours.get("images", True))
     return loaded if trainable else frozen(loaded)
+
+
+def limit_pixels(processor, max_pixels: int) -> None:
+    """Make Qwen's processor scale an image of more pixels down (in place). ValueError for a processor with one size,
+    and for less than the smallest image that it knows."""
+    images = processor.image_processor
+    size = dict(images.size)
+    if "longest_edge" not in size or "shortest_edge" not in size or not hasattr(images, "merge_size"):
+        raise ValueError(f"max_pixels is for Qwen's processors: {type(images).__name__} has one size for all images")
+    if max_pixels < size["shortest_edge"]:
+        raise ValueError(f"max_pixels {max_pixels} is less than the {size['shortest_edge']} of the smallest image")
+    images.size = type(images.size)(shortest_edge=size["shortest_edge"], longest_edge=max_pixels)
 
 
 def frozen(loaded: Loaded) -> Loaded:
@@ -93,16 +130,73 @@ def frozen(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def _load_adapter(name: str, folder: Path, device, dtype, trainable: bool) -> Loaded:
+def _load_adapter(name: str, where: str, config: Path, device, dtype, trainable: bool, revision: str | None,
+                  four_bit: bool, max_pixels: int | None) -> Loaded:
     from peft import PeftModel
 
-    base_name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-    if not base_name:
-        raise ValueError(f"{folder / 'adapter_config.json'}: base_model_name_or_path is empty, so its base is unknown")
-    base = load(base_name, device, dtype)
-    model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=trainable)
+    said = json.loads(config.read_text())
+    if not said.get("base_model_name_or_path"):
+        raise ValueError(f"{config}: base_model_name_or_path is empty, so its base is unknown")
+    if not _file(where, "adapter_model.safetensors", revision):
+        raise ValueError(f"{name}: no adapter_model.safetensors; pickled weights (.bin) are not read")
+    base = load(said["base_model_name_or_path"], device, dtype, False, said.get("revision"), four_bit, max_pixels)
+    model = PeftModel.from_pretrained(base.model, where, is_trainable=trainable, **({"revision": revision} if revision
+                                      else {}))
+    without_vision_gradients(model)
     loaded = Loaded(name, model, base.processor, base.wording, base.sees)
     return loaded if trainable else frozen(loaded)
+
+
+def without_vision_gradients(model) -> None:
+    """Keep gradients out of Qwen's frozen vision tower (in place): an adapter sits on the language model alone.
+
+    With gradient checkpointing transformers asks the first layer of *every* part for gradients
+    (`enable_input_require_grads`), so the whole tower would be kept and run backward for nothing.
+    """
+    for module in model.modules():
+        if getattr(module, "_input_embed_layer", "") == "patch_embed" and hasattr(module, "blocks"):
+            module.blocks[0].register_forward_pre_hook(_detached)
+
+
+def _detached(module, args):
+    return args[0].detach(), *args[1:]
+
+
+def _file(where: str, name: str, revision: str | None) -> str | None:
+    """The path of a file of a folder or hub repository (fetched if need be), None where there is none."""
+    if Path(where).is_dir():
+        return str(Path(where) / name) if (Path(where) / name).exists() else None
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
+    return cached_file(where, name, revision=revision or "main", **quiet)
+
+
+def _safe(revision: str | None) -> dict:
+    """Never code from a repository, not even after a question."""
+    return {"trust_remote_code": False, **({"revision": revision} if revision else {})}
+
+
+def _refuse_pickles(name: str, where: str) -> None:
+    folder = Path(where)
+    if any(folder.glob("pytorch_model*.bin*")) and not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{name}: its weights are pickles (.bin), which can run code and are not read; "
+                         "save them again as safetensors")
+
+
+def _nf4(dtype: torch.dtype, device: str | torch.device, trainable: bool) -> BitsAndBytesConfig:
+    """4 bits a weight for the language layers; output and vision tower stay as they are (lrt.memory counts so)."""
+    if torch.device(device).type != "cuda":
+        raise ValueError("weights in 4 bits need a GPU: leave out 4bit")
+    if trainable:
+        raise ValueError("weights in 4 bits cannot be trained: load them frozen, and give them an adapter (lora_rank)")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError("weights in 4 bits need the package bitsandbytes: pip install bitsandbytes")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["visual", "lm_head"],
+    )
 
 
 def _usual_dtype(device: torch.device) -> torch.dtype:
@@ -116,16 +210,19 @@ def _own_settings(where: str) -> dict:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _processor(where: str, tiny: bool):
+def _processor(where: str, tiny: bool, revision: str | None = None):
     if tiny:
         kind = AutoConfig.from_pretrained(where).model_type
         return (TinyQwenProcessor if kind == "qwen2_5_vl" else LlavaProcessor).from_pretrained(where)
     try:
-        processor = AutoProcessor.from_pretrained(where)
+        processor = AutoProcessor.from_pretrained(where, **_safe(revision))
     except ImportError:  # without torchvision only Qwen's video part is missing, and no pair has a video
-        processor = TinyQwenProcessor.from_pretrained(where)
+        processor = TinyQwenProcessor.from_pretrained(where, **_safe(revision))
     processor.tokenizer.padding_side = "left"
     return processor
+
+
+ANSWERS = ("1", "2")  # as they follow `<answer>`
 
 
 def answer_token_ids(loaded: Loaded) -> tuple[int, int]:
@@ -134,16 +231,46 @@ def answer_token_ids(loaded: Loaded) -> tuple[int, int]:
     ValueError when the tokenizer does not give each a single token of its own there.
     """
     start = listener_continuation("image 1 is better .")
-    given = loaded.tokenizer(start, add_special_tokens=False)["input_ids"]
-    rest = []
-    for answer in ("1", "2"):
-        ids = loaded.tokenizer(start + answer, add_special_tokens=False)["input_ids"]
-        if ids[: len(given)] != given or len(ids) != len(given) + 1:
-            raise ValueError(f"{loaded.name}: {answer!r} after '<answer>' is not one token of its tokenizer")
-        rest.append(ids[-1])
-    if rest[0] == rest[1] or loaded.tokenizer.unk_token_id in rest:
-        raise ValueError(f"{loaded.name}: its tokenizer does not tell '1' from '2' after '<answer>'")
-    return rest[0], rest[1]
+    answer_endings(loaded, start)
+    ids = single_answer_ids(loaded, [start])
+    if ids is None:
+        raise ValueError(f"{loaded.name}: '1' or '2' after '<answer>' is not one token of its tokenizer")
+    return ids
+
+
+def single_answer_ids(loaded: Loaded, texts: list[str], answers: tuple[str, str] = ANSWERS) -> tuple[int, int] | None:
+    """The two token ids that stand for the answers after every one of the texts, or None where there are no such two:
+    an answer of several tokens, one that merges with the end of its text, or other ids after another text."""
+    if not texts:
+        return None
+    given, ones, twos = (_ids(loaded, [text + answer for text in texts]) for answer in ("", *answers))
+    if any(not one[:-1] == ids == two[:-1] for ids, one, two in zip(given, ones, twos, strict=True)):
+        return None
+    found = {(one[-1], two[-1]) for one, two in zip(ones, twos, strict=True)}
+    return found.pop() if len(found) == 1 else None
+
+
+def answer_endings(loaded: Loaded, text: str, answers: tuple[str, str] = ANSWERS) -> tuple[list[int], list[int]]:
+    """The token ids of `text + answer` for each answer, from where the two part to the end.
+
+    ValueError where they do not part, or where an unknown token stands for an answer.
+    """
+    one, two = _ids(loaded, [text + answer for answer in answers])
+    n = shared_length(one, two)
+    endings = one[n:], two[n:]
+    if not all(endings) or loaded.tokenizer.unk_token_id in (*endings[0], *endings[1]):
+        raise ValueError(f"{loaded.name}: its tokenizer does not tell {answers[0]!r} from {answers[1]!r} after "
+                         "'<answer>'")
+    return endings
+
+
+def shared_length(one: list[int], two: list[int]) -> int:
+    """How many ids two sequences have in common from their beginning."""
+    return next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+
+
+def _ids(loaded: Loaded, texts: list[str]) -> list[list[int]]:
+    return loaded.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def generate(loaded: Loaded, prompts: list[str], images: list, max_new_tokens: int, temperature: float = 0.0,

@@ -2,7 +2,8 @@
 
 A measure (`MEASURES`) gives one value a pair, NaN where it does not apply, from the table of one measurement
 (`probe.table`). Runs are compared within a seed, on the pairs that both measured: at the last step (`paired`), or where
-both are as accurate in distribution (`at_matched`). An unparsable answer is wrong wherever being right is counted.
+both are as accurate in distribution (`at_matched`). An unparsable answer is wrong wherever being right is counted. What
+is measured on traces does not apply to a judge that writes none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,11 @@ class Measure:
 
 
 # --- what measures are made of ---------------------------------------------------------------------------------------
+
+
+def _where_sampled(table: pd.DataFrame, value_B: np.ndarray) -> np.ndarray:
+    """NaN where nothing was sampled, by a judge that writes no text: that is not the same as an unparsable sample."""
+    return np.where(table["sampled_said"].isna(), np.nan, value_B)
 
 
 def _right(table: pd.DataFrame, answer_B: np.ndarray) -> np.ndarray:
@@ -107,11 +113,11 @@ MEASURES = {
     "sampled_right": Measure(
         "right, sampled", "higher",
         "Accuracy of sampled answers against the utility, tints as drawn.",
-        lambda t, _: _right(t, t["sampled"].to_numpy())),
+        lambda t, _: _where_sampled(t, _right(t, t["sampled"].to_numpy()))),
     "sampled_parsable": Measure(
         "parsable, sampled", "higher",
         "Sampled completions in the format.",
-        lambda t, _: t["sampled"].notna()),
+        lambda t, _: _where_sampled(t, t["sampled"].notna())),
     "truth": Measure(
         "true statements", "higher",
         "The share of a sampled trace's statements that are true, averaged over traces that state something.",

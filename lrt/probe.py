@@ -12,6 +12,9 @@ or two characters a pair, in the order of `fixed_pairs`:
 | true, sampled_true | those that are true |
 | sampled_p | {listener: p(image 1) in thousandths after the sampled trace, two digits in base 36; "--" if not heard} |
 
+A judge that writes no text (`lrt.bradley_terry`) has answers and swapped alone; the others hold "-" in every place, and
+what is measured on traces does not apply to it.
+
 `measure` writes them, `table` reads them back into a data frame beside what is known of the pairs.
 """
 
@@ -23,6 +26,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from lrt.bradley_terry import Scorer
 from lrt.contradiction import listen
 from lrt.evaluate import judge
 from lrt.listener import Listener
@@ -34,6 +38,8 @@ from lrt.truth import statements
 
 SPLIT, OF_EACH = "tint_uninformative", (1, 4)
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+SIDES = ("answers", "verdicts", "swapped", "sampled", "sampled_verdicts")
+COUNTS = ("said", "true", "sampled_said", "sampled_true")
 
 
 def fixed_pairs(n: int) -> Dataset:
@@ -57,8 +63,11 @@ class Fixed:
         return Fixed(pairs, swap_tints(pairs), listeners, max_new_tokens)
 
 
-def measure(policy: Loaded, fixed: Fixed, seed: int) -> dict:
-    """One measurement as strings (see above); `seed` is of the sampled completions."""
+def measure(policy: Loaded | Scorer, fixed: Fixed, seed: int) -> dict:
+    """One measurement as strings (see above); `seed` is of the sampled completions. A judge that writes nothing has
+    answers with both tints, and "-" in every other place."""
+    if isinstance(policy, Scorer):
+        return _without_text(policy, fixed)
     options = {"max_new_tokens": fixed.max_new_tokens, "batch": 96}
     greedy, swapped = (judge(policy, pairs, **options) for pairs in (fixed.pairs, fixed.swapped))
     sampled = judge(policy, fixed.pairs, temperature=1.0, seed=seed, **options)
@@ -69,6 +78,13 @@ def measure(policy: Loaded, fixed: Fixed, seed: int) -> dict:
         **_written(sampled, "sampled_"),
         "sampled_p": {name: _two(listen(sampled, ear, fixed.pairs)) for name, ear in fixed.listeners.items()},
     }
+
+
+def _without_text(judge: Scorer, fixed: Fixed) -> dict:
+    n, sides = len(fixed.pairs), (judge.choices(pairs, batch=96) for pairs in (fixed.pairs, fixed.swapped))
+    chosen = dict(zip(("answers", "swapped"), map(_one, sides), strict=True))
+    silent = {name: "-" * n for name in ("verdicts", "sampled", "sampled_verdicts", *COUNTS)}
+    return {"n": n, **silent, **chosen, "sampled_p": {name: "--" * n for name in fixed.listeners}}
 
 
 def _written(frame: pd.DataFrame, prefix: str) -> dict:
@@ -95,7 +111,7 @@ def _two(p_B: Sequence[float]) -> str:
 
 
 def numbers(text: str) -> np.ndarray:
-    """(B,) from a string of one digit in base 36 a pair; NaN for "-"."""
+    """(B,) from a string of one digit in base 36 a pair; NaN for "-" (of a side: none; of a count: no text at all)."""
     return np.array([np.nan if c == "-" else DIGITS.index(c) for c in text], dtype=float)
 
 

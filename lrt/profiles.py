@@ -1,6 +1,14 @@
-"""Settings by machine: what changes between a test run, a laptop and more is a profile, never the functions."""
+"""Settings by machine: what changes between a test run, a laptop and many GPUs is a profile, never the functions.
 
-from dataclasses import dataclass
+`PROFILES` are the tiny world's, which run anywhere. `REAL` are for real pairs and Qwen2.5-VL; each is written for a
+card whose memory it must fit, which `lrt.memory` works out and `lrt doctor` compares with the machine at hand. The
+paper (arXiv 2506.22832) states neither learning rate nor image size, steps or hardware: those are our choice here, each
+with its reason. None of the real profiles has been run by this project.
+"""
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -9,10 +17,10 @@ class Profile:
 
     name: str
     reasoner: str  # the base: a tiny name, a folder or a hub id
-    listener: str  # the frozen model whose reading is rewarded
+    listener: str  # the frozen model whose reading is rewarded; "adapter-off": the base under the reasoner's adapter
     judges: tuple[str, ...]  # listeners that only measure, never reward
-    train_pairs: int  # pairs that SFT and GRPO draw from
-    test_pairs: int  # pairs of every test split
+    train_pairs: int  # pairs that SFT and GRPO draw from, at most
+    test_pairs: int  # pairs of every test split, at most
     sft_steps: int  # optimiser steps of SFT, `sft_batch` pairs each
     sft_batch: int
     sft_lr: float
@@ -21,7 +29,29 @@ class Profile:
     num_generations: int
     grpo_lr: float
     max_new_tokens: int  # a gold trace of the tiny world with its answer is at most 43 tokens
-    splits: tuple[str, ...]  # test splits that every method is judged on
+    splits: tuple[str, ...]  # test splits of the tiny world that every method is judged on
+    # What only large models need: the defaults are the tiny world's.
+    data: str = "tiny"  # where training pairs come from: "tiny" draws them, any other has to be brought
+    share: float = 1.0  # of the training prompts, by `in_share`
+    benchmarks: tuple[str, ...] = ()  # what is judged in place of `splits`
+    size: str = ""  # the published shape behind `reasoner`, for the arithmetic of `lrt.memory`: "3B" or "7B"
+    device: str = "cpu"
+    gpus: int = 0  # cards that train, each with the same share of a step's completions
+    gpu_gb: float = 0.0  # memory of each, in GB (1e9 bytes) as torch reports it
+    rollout_gpus: int = 0  # further cards, of the vLLM server
+    weights: str = "fp32"  # how the base lies in memory: "fp32", "bf16", "fp16" or "4bit"
+    precision: str = "fp32"  # of the arithmetic in training: "fp32", or mixed "bf16" or "fp16"
+    sharded: bool = False  # weights, gradients and optimiser split over the cards (FSDP2 or DeepSpeed ZeRO-3)
+    lora_rank: int = 0  # of the adapter; 0 = train all weights
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass
+    completions_per_pass: int | None = None  # completions of one forward pass in training, a card
+    pairs_per_pass: int | None = None  # the same for SFT
+    listener_batch: int = 64  # completions of one forward pass of the listener
+    beta: float = 0.0  # weight of the KL to the base; 0 = no reference
+    max_pixels: int | None = None  # an image of more is made smaller, by the model's own processor
+    image_side: int | None = None  # every image is put on a square of this side first
+    vllm_server: str | None = None  # address of a vLLM server that generates instead of the training process
+    save_every: int = 50  # steps between checkpoints
 
 
 ALL_SPLITS = (
@@ -71,9 +101,118 @@ PROFILES = {
     ),
 }
 
+# --- real pairs, real models ---------------------------------------------------------------------------------------
+
+COLAB_T4 = Profile(
+    name="colab-t4",
+    reasoner="Qwen/Qwen2.5-VL-3B-Instruct",  # 7B in fp16 alone is 16.6 GB: more than the card
+    listener="adapter-off",  # the paper's listener is the frozen base: no second copy
+    judges=(),  # a second listener would be a second 3B in memory: measure with it afterwards
+    train_pairs=2000,  # more than the steps below use
+    test_pairs=500,  # a 95 % half-width of about 4 points; a whole benchmark takes the card hours
+    sft_steps=100,  # 1,600 pairs
+    sft_batch=16,  # a usual size; accumulated, so it costs no memory
+    sft_lr=1e-4,  # usual for LoRA
+    grpo_steps=100,  # for a session of hours, to see the reward move; no claim can rest on it
+    pairs_per_step=4,  # 32 completions a step, and checkpoints often enough for a session that may end
+    num_generations=8,  # TRL's default, and the paper's neighbours'
+    grpo_lr=1e-5,  # ten times TRL's default for all weights, as is usual for LoRA; not tuned
+    max_new_tokens=256,  # a trace of about 200 tokens and its answer; every token costs time
+    splits=(),  # of the tiny world: none
+    data="imagereward",  # ImageRewardDB comes in small parts: one is enough to try
+    benchmarks=("imagereward",),
+    size="3B",
+    device="cuda",
+    gpus=1,
+    gpu_gb=15.8,  # a T4, of which the driver keeps a part
+    weights="fp16",  # a T4 has no bf16; "4bit" saves 4 GB more and makes every step slower
+    precision="fp16",  # adapters stay in fp32, or the gradient scaler fails
+    lora_rank=16,  # 30 million weights: their optimiser states take 0.24 GB, those of all weights would take 30
+    gradient_checkpointing=True,  # without it one group of 8 needs more than the card has
+    completions_per_pass=8,  # one group, the least that a pass may take
+    pairs_per_pass=2,
+    listener_batch=8,  # as one pass in training
+    max_pixels=256 * 28 * 28,  # 448 x 448 or the like: 256 tokens an image
+    save_every=5,  # a disconnect costs minutes
+)
+
+GPU = Profile(
+    name="gpu",
+    reasoner="Qwen/Qwen2.5-VL-7B-Instruct",  # the paper's reasoner
+    listener="adapter-off",  # the paper's listener, without a second copy
+    judges=(),  # measure with others afterwards
+    train_pairs=20_000,  # more than the steps below use
+    test_pairs=7000,  # all 6,399 untied pairs of ImageReward's test
+    sft_steps=300,  # 9,600 pairs
+    sft_batch=32,  # a usual size; accumulated
+    sft_lr=1e-4,  # usual for LoRA
+    grpo_steps=500,  # 4,000 pairs, each seen once
+    pairs_per_step=8,  # the tiny world's, so that the two compare
+    num_generations=8,  # TRL's default
+    grpo_lr=1e-5,  # ten times TRL's default for all weights, as is usual for LoRA; not tuned
+    max_new_tokens=512,  # room for traces that grow; TRL masks nothing that is cut
+    splits=(),
+    data="hpdv2",  # the paper's
+    benchmarks=("imagereward",),
+    size="7B",
+    device="cuda",
+    gpus=1,
+    gpu_gb=80.0,  # the smallest that is sold as 80 GB has a little more
+    weights="bf16",  # as it is published
+    precision="bf16",  # needs no gradient scaler
+    lora_rank=32,  # 81 million weights
+    gradient_checkpointing=True,  # without it one pass needs 150 GB
+    completions_per_pass=16,  # two groups
+    pairs_per_pass=8,
+    max_pixels=512 * 512,  # most images of HPDv2 are 512 x 512: none of those loses anything
+)
+
+GPU_MANY = replace(
+    GPU,
+    name="gpu-many",
+    listener="http://127.0.0.1:8001/v1#Qwen/Qwen2.5-VL-7B-Instruct",  # sharded weights cannot hear: data/configs
+    train_pairs=100_000,  # more than the steps below use
+    grpo_steps=1000,  # 32,000 pairs, each seen once
+    pairs_per_step=32,  # four times `gpu`: 256 completions, 64 a card
+    gpus=4,  # train with FSDP2 or DeepSpeed ZeRO-3
+    rollout_gpus=4,  # generation takes about as long as training
+    sharded=True,  # 4 GB of weights a card instead of 17: room for a larger base
+    lora_rank=64,  # memory is not the limit here
+    image_side=512,  # one size for all: some versions of vLLM corrupt prompts whose image tokens come expanded
+    max_pixels=512 * 512,  # no image is more, after `image_side`
+    vllm_server="http://127.0.0.1:8000",  # the server's own machine, port as `vllm serve` has it
+)
+
+PAPER = replace(
+    GPU_MANY,
+    name="paper",
+    train_pairs=1_000_000,  # all that the share below holds
+    test_pairs=1_000_000,  # every pair of every benchmark below
+    share=0.16,  # the abstract's 16 %; which 16 %, and how drawn, is not known: `in_share` is our rule
+    grpo_steps=3225,  # 16 % of 645,000 training pairs, 32 a step, each seen once
+    benchmarks=("imagereward", "hpdv2", "rapidata"),  # those of the abstract, and the training set's own test
+)
+
+REAL = {one.name: one for one in (COLAB_T4, GPU, GPU_MANY, PAPER)}
+
 
 def profile(name: str) -> Profile:
-    """A profile by name; ValueError naming those that there are."""
-    if name not in PROFILES:
-        raise ValueError(f"no profile {name!r}; there are {', '.join(PROFILES)}")
-    return PROFILES[name]
+    """A profile by name, tiny or real; ValueError naming those that there are."""
+    found = {**PROFILES, **REAL}
+    if name not in found:
+        raise ValueError(f"no profile {name!r}; there are {', '.join(found)}")
+    return found[name]
+
+
+def in_share(prompt: str, share: float, seed: int = 0) -> bool:
+    """Whether the pairs of a prompt are among the `share` of the training set that is used.
+
+    The rule: Unicode form NFKC, case folded, runs of white space as one space; SHA-256 of "<seed>:<that text>"; its
+    first 8 bytes as a whole number, over 2^64, is below `share`. All pairs of a prompt are in or out together, on every
+    machine and in whatever order the file is; a larger share contains the smaller ones.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"a share is between 0 and 1, not {share}")
+    said = " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
+    digest = hashlib.sha256(f"{seed}:{said}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share

@@ -14,7 +14,9 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -41,7 +43,7 @@ def accuracy_reward(completions, vote: Sequence[int], pair_id: Sequence[str] | N
     Raises ValueError naming the pair for a vote other than 1 or 2: a tie has no right answer, so ties are to be dropped
     from the training data.
     """
-    _check_votes(vote, pair_id)
+    check_votes(vote, pair_id)
     return [float(parse(text_of(c)).answer == v) for c, v in zip(completions, vote, strict=True)]
 
 
@@ -78,61 +80,67 @@ class ListenerReward:
         **_,
     ) -> list[float | None]:
         started = time.perf_counter()
-        _check_votes(vote, pair_id)
-        texts = [text_of(completion) for completion in completions]
-        ok = [parse(text).ok for text in texts]
-        p = score(self.listener, texts, ok, pair_text, images, pair_id, self.verdict)
-        unscored = _on_all_processes(_unscored(p, ok, pair_id))
-        groups = _groups(pair_id)
-        dropped = sum(pair_id[rows[0]] in unscored for rows in groups)
+        check_votes(vote, pair_id)
+        asked = Asked.of(completions, pair_text, images, pair_id, self.verdict)
+        p = asked.by_row(self.listener.p_first(*asked.groups), self.listener.name)
+        unscored = on_all_processes(asked.unscored(p))
+        self.count(asked, unscored, started, log_metric)
+        return on_side(p, vote, pair_id, unscored)
+
+    def count(self, asked: Asked, unscored: set[str], started: float, log_metric) -> None:
+        """Add a call to the attributes, and tell TRL's log of it."""
+        parsable, groups = sum(asked.ok), _groups(asked.pair_id)
+        dropped = sum(asked.pair_id[rows[0]] in unscored for rows in groups)
         seconds = time.perf_counter() - started
         if unscored:
             log.warning("no listener reward for %s: not every completion was scored", ", ".join(sorted(unscored)))
         if log_metric:
-            log_metric("listener/unparsable", 1 - sum(ok) / max(1, len(ok)))
+            log_metric("listener/unparsable", 1 - parsable / max(1, len(asked.ok)))
             log_metric("listener/unscored_groups", dropped / max(1, len(groups)))
             log_metric("listener/seconds", seconds)
-        self.unparsable += len(ok) - sum(ok)
+        self.unparsable += len(asked.ok) - parsable
         self.unscored_groups += dropped
         self.seconds += seconds
-        return _on_side(p, vote, pair_id, unscored)
 
 
-def score(
-    listener: Listener,
-    texts: Sequence[str],
-    ok: Sequence[bool],
-    pair_text: Sequence[str],
-    images: Sequence,
-    pair_id: Sequence[str],
-    verdict: bool = True,
+@dataclass(frozen=True)
+class Asked:
+    """What a listener is asked about the completions of one call, and whose answer is whose."""
+
+    ok: list[bool]  # whether a completion can be parsed; the others are not heard
+    pair_id: Sequence[str]  # of each completion
+    rows: list[list[int]]  # the completions of each group that is heard
+    groups: tuple[list, list, list]  # prompts_B, images_B, traces_BG: the arguments of `Listener.p_first`
+
+    @classmethod
+    def of(cls, completions: Sequence, pair_text, images, pair_id, verdict: bool = True) -> Asked:
+        """All arguments have one entry a completion. A run of equal `pair_id` is one group."""
+        texts = [text_of(completion) for completion in completions]
+        ok = [parse(text).ok for text in texts]
+        rows = [kept for group in _groups(pair_id) if (kept := [i for i in group if ok[i]])]
+        traces_BG = [[heard(texts[i], verdict) for i in group] for group in rows]
+        firsts = [group[0] for group in rows]
+        return cls(ok, pair_id, rows, ([pair_text[i] for i in firsts], [images[i] for i in firsts], traces_BG))
+
+    def by_row(self, p_BG: Sequence[Sequence[float | None]], name: str) -> list[float | None]:
+        """A listener's p for each completion; None if it was not heard or could not be scored."""
+        if [len(p_G) for p_G in p_BG] != [len(group) for group in self.rows]:
+            raise ValueError(f"listener {name!r} did not return one score for each trace of each pair")
+        p: list[float | None] = [None] * len(self.ok)
+        for group, p_G in zip(self.rows, p_BG, strict=True):
+            for i, value in zip(group, p_G, strict=True):
+                p[i] = None if value is None or math.isnan(value) else float(value)
+        return p
+
+    def unscored(self, p: Sequence[float | None]) -> set[str]:
+        """Pairs with a completion that should have been scored and was not."""
+        rows = zip(p, self.ok, self.pair_id, strict=True)
+        return {name for value, parsable, name in rows if parsable and value is None}
+
+
+def on_side(
+    p: Sequence[float | None], vote: Sequence[int], pair_id: Sequence[str], unscored: set[str]
 ) -> list[float | None]:
-    """The listener's p that image 1 is better for each completion; None if it is not `ok` or could not be scored.
-
-    All arguments have one entry a completion; the listener is called once, with a group for each run of equal `pair_id`
-    that has anything to hear.
-    """
-    groups = [kept for rows in _groups(pair_id) if (kept := [i for i in rows if ok[i]])]
-    p_BG = listener.p_first(
-        [pair_text[rows[0]] for rows in groups],
-        [images[rows[0]] for rows in groups],
-        [[heard(texts[i], verdict) for i in rows] for rows in groups],
-    )
-    if [len(p_G) for p_G in p_BG] != [len(rows) for rows in groups]:
-        raise ValueError(f"listener {listener.name!r} did not return one score for each trace of each pair")
-    p: list[float | None] = [None] * len(texts)
-    for rows, p_G in zip(groups, p_BG, strict=True):
-        for i, value in zip(rows, p_G, strict=True):
-            p[i] = None if value is None or math.isnan(value) else float(value)
-    return p
-
-
-def _unscored(p: Sequence[float | None], ok: Sequence[bool], pair_id: Sequence[str]) -> set[str]:
-    """Pairs with a completion that should have been scored and was not."""
-    return {name for value, parsable, name in zip(p, ok, pair_id, strict=True) if parsable and value is None}
-
-
-def _on_side(p, vote: Sequence[int], pair_id: Sequence[str], unscored: set[str]) -> list[float | None]:
     """p on the side of the vote; 0 for what was not heard; None for every row of the `unscored` pairs."""
     rows = zip(p, vote, pair_id, strict=True)
     return [
@@ -146,23 +154,35 @@ def _groups(pair_id: Sequence[str]) -> list[list[int]]:
     return [list(rows) for _, rows in groupby(range(len(pair_id)), key=lambda i: pair_id[i])]
 
 
-def _check_votes(vote: Sequence[int], pair_id: Sequence[str] | None) -> None:
+def check_votes(vote: Sequence[int], pair_id: Sequence[str] | None) -> None:
     for i, v in enumerate(vote):
         if v not in (1, 2):
             name = repr(pair_id[i]) if pair_id is not None else f"in row {i}"
             raise ValueError(f"pair {name}: vote is {v}, not 1 or 2; drop ties before training")
 
 
-def _on_all_processes(pair_ids: set[str]) -> set[str]:
-    """The union over processes, since a group may be spread over several. Every process must call it, and does: TRL
-    calls each reward function once a step on each."""
+def on_all_processes(names: set[Hashable]) -> set[Hashable]:
+    """The union over processes, since a group may be spread over several. Every process must call it, equally often and
+    in the same order, and does: TRL calls each reward function once a step on each."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
-        return pair_ids
+        return names
     everyone = [set()] * distributed.get_world_size()
-    distributed.all_gather_object(everyone, pair_ids)
+    with own_gpu():
+        distributed.all_gather_object(everyone, names)
     return set().union(*everyone)
+
+
+def own_gpu() -> AbstractContextManager:
+    """This process's GPU as the current one, in whatever thread: a new thread starts on the first GPU of the machine,
+    where NCCL would meet the first process."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.state import is_initialized
+
+    on_gpu = torch.cuda.is_available() and is_initialized() and PartialState().device.type == "cuda"
+    return torch.cuda.device(PartialState().device) if on_gpu else nullcontext()
 
 
 # --- from rewards to advantages ------------------------------------------------------------------------------------
@@ -216,9 +236,9 @@ def reward_parts(
     parsed = [parse(text) for text in texts]
     p, listener_part = [None] * len(rows), [None] * len(rows)
     if listener is not None:
-        ok = [said.ok for said in parsed]
-        p = score(listener, texts, ok, prompt, images, pair_id, verdict)
-        listener_part = _on_side(p, vote, pair_id, _unscored(p, ok, pair_id))
+        asked = Asked.of(texts, prompt, images, pair_id, verdict)
+        p = asked.by_row(listener.p_first(*asked.groups), listener.name)
+        listener_part = on_side(p, vote, pair_id, asked.unscored(p))
     parts = list(zip(format_reward(texts), accuracy_reward(texts, vote, pair_id), listener_part, strict=True))
     totals = [total(three, weights) for three in parts]
 

@@ -20,12 +20,13 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from tqdm import tqdm
@@ -228,14 +229,15 @@ class Watch(TrainerCallback):
         return update_wrapper(wrapped, function)
 
     def on_step_begin(self, args, state, control, **kwargs):
-        set_seed((self.seed * 1_000_003 + state.global_step) % 2**32)
+        # a group may stand on several processes: with one seed each would write the same completions
+        set_seed((self.seed * 1_000_003 + state.global_step + args.process_index * 15_485_863) % 2**32)
         if self.steps == 0:
             self.since = time.perf_counter()
         self.steps += 1
 
     def on_log(self, args, state, control, logs, **kwargs):
-        if "loss" not in logs:
-            return  # the trainer's closing summary
+        if "loss" not in logs or not state.is_world_process_zero:
+            return  # the trainer's closing summary, or another process's copy
         self.seconds["time_step"] = time.perf_counter() - self.since
         metrics = {name: _finite(value) for name, value in logs.items() if name not in UNLOGGED}
         times = {name: round(seconds / self.steps, 4) for name, seconds in sorted(self.seconds.items())}
@@ -263,6 +265,24 @@ def progress_bar(name: str, total: int, first: int) -> OnStep:
             bar.close()
 
     return on_step
+
+
+# --- several processes ---------------------------------------------------------------------------------------------
+
+
+def processes() -> int:
+    """How many processes `accelerate launch` (or torchrun) started; 1 where there was no such launch."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes the run's files."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def first_alone(device: torch.device) -> AbstractContextManager:
+    """The first process goes through the block before the others."""
+    return PartialState(cpu=device.type == "cpu").main_process_first() if processes() > 1 else nullcontext()
 
 
 # --- running -------------------------------------------------------------------------------------------------------
@@ -328,25 +348,29 @@ def run(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f"{loaded.name} is frozen: load it with trainable=True, or give it an adapter")
     out.mkdir(parents=True, exist_ok=True)
-    check_call(out, {"model": loaded.name, **call, "frozen_weights": fingerprint(model, trained=False)})
     with as_found(model), deterministic(loaded.device):
-        if (out / "done.json").exists():
-            load_weights(model, out / "model")
-            return read_log(out)
-        checkpoint, first = last_checkpoint(out)
-        if checkpoint is None:
-            check_start(out, fingerprint(model, trained=True), loaded.name)
-        else:
-            load_weights(model, checkpoint)
-        cut_log(out, first)
-        trainer = make_trainer(Watch(out, seed, on_step or progress_bar(out.name, steps, first)))
+        with first_alone(loaded.device):
+            check_call(out, {"model": loaded.name, **call, "frozen_weights": fingerprint(model, trained=False)})
+            if (out / "done.json").exists():
+                load_weights(model, out / "model")
+                return read_log(out)
+            checkpoint, first = last_checkpoint(out)
+            if checkpoint is None:
+                check_start(out, fingerprint(model, trained=True), loaded.name)
+            else:
+                load_weights(model, checkpoint)
+            if is_first():
+                cut_log(out, first)
+        shown = on_step or (progress_bar(out.name, steps, first) if is_first() else lambda *_: None)
+        trainer = make_trainer(Watch(out, seed, shown))
         trainer.remove_callback(PrinterCallback)
         # The weights are there already; the trainer's own loading knows none of their names (see lrt.checkpoints).
         trainer._load_from_checkpoint = lambda *_: None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    with as_found(model):
-        save_model(loaded, out / "model")
-    write_json(out / "done.json", {"steps": steps})
-    for path in out.glob("checkpoint-*"):
-        shutil.rmtree(path)
+    with as_found(model), first_alone(loaded.device):
+        if is_first():
+            save_model(loaded, out / "model")
+            write_json(out / "done.json", {"steps": steps})
+            for path in out.glob("checkpoint-*"):
+                shutil.rmtree(path)
     return read_log(out)

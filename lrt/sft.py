@@ -15,12 +15,16 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from lrt.checkpoints import adapter_in_fp32
+from lrt.images import squared
 from lrt.models import Loaded
 from lrt.pairs import scenes_of
+from lrt.passes import passes
 from lrt.prompts import messages
 from lrt.runs import (
     OnStep,
     Watch,
+    balanced_order,
     check_adapter,
     check_settings,
     common_arguments,
@@ -48,6 +52,8 @@ class SFTSettings:
     pairs_per_pass: int | None = None  # pairs a forward pass; None = a whole step's at once
     save_every: int = 50  # steps between checkpoints; the last one is kept
     log_every: int = 1  # steps a record of the log; several are averaged
+    balance_votes: bool = False  # as many votes for image 1 as for image 2 in every step: GRPO's order of pairs
+    image_side: int | None = None  # every image on a square of so many pixels (lrt.images)
 
     def __post_init__(self):
         if self.pairs_per_step % (self.pairs_per_pass or self.pairs_per_step):
@@ -72,26 +78,28 @@ def training_rows(pairs: Dataset, settings: SFTSettings, loaded: Loaded, target:
     """
     pairs = without_ties(pairs)
     said = [completion_of(row, target) for row in pairs.remove_columns("images")]
-    order = row_order(len(pairs), settings.pairs_per_step, settings.steps, settings.seed)
+    size = (settings.pairs_per_step, settings.steps, settings.seed)
+    order = balanced_order(pairs["vote"], *size) if settings.balance_votes else row_order(len(pairs), *size)
     rows = pairs.select_columns(["prompt", "images"]).add_column("completion", said).select(order)
 
-    wording = loaded.wording  # alone: the data set pickles what the function below holds on to
+    wording, side = loaded.wording, settings.image_side  # alone: the data set pickles what the function holds on to
 
     def with_chats(batch: dict) -> dict:
         prompts = [messages(text, wording) for text in batch["prompt"]]
         completions = [[{"role": "assistant", "content": text}] for text in batch["completion"]]
-        return {**batch, "prompt": prompts, "completion": completions}
+        return {**squared(batch, side), "prompt": prompts, "completion": completions}
 
     return rows.with_transform(with_chats)
 
 
 def trl_config(settings: SFTSettings, out: str | Path, device: torch.device) -> SFTConfig:
-    """The settings as TRL names them."""
-    per_pass = settings.pairs_per_pass or settings.pairs_per_step
+    """The settings as TRL names them. A step's pairs are shared out evenly over the processes of `accelerate launch`;
+    ValueError if they cannot be."""
+    per_pass, accumulated = passes(settings.pairs_per_step, settings.pairs_per_pass, "pairs")
     return SFTConfig(
         **common_arguments(settings, out, device),
         per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=settings.pairs_per_step // per_pass,
+        gradient_accumulation_steps=accumulated,
         train_sampling_strategy="sequential",
         completion_only_loss=True,
         max_length=None,  # the default would cut through the image tokens of a real pair
@@ -115,13 +123,19 @@ def train_sft(
 
     def make_trainer(watch: Watch) -> SFTTrainer:
         check_adapter(loaded, settings.lora_rank)
-        return SFTTrainer(
+        trainer = SFTTrainer(
             model=loaded.model,
             processing_class=loaded.processor,
             args=trl_config(settings, out_dir, loaded.device),
             train_dataset=training_rows(pairs, settings, loaded, target),
             callbacks=[watch, *callbacks],
         )
+        if settings.lora_rank and settings.precision == "fp16":
+            adapter_in_fp32(loaded.model)
+        return trainer
 
     call = {"kind": "sft", **asdict(settings), "target": target, "pairs": pairs_id(pairs)}
+    for name in ("balance_votes", "image_side"):
+        if not call[name]:
+            del call[name]  # folders of runs from before there was such a setting are still theirs
     return run(loaded, make_trainer, call, settings.seed, settings.steps, out_dir, on_step)

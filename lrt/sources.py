@@ -82,3 +82,15 @@ def readable(name: str, path: str | Path, images: str | Path | None = None, **ho
 def needs_folder(name: str, path: str | Path) -> bool:
     """Can images be read only from a folder of their own, since the file at `path` just names them?"""
     return name == "hpdv2" or (name == "imagereward" and Path(path).suffix.lower() == ".json")
+
+
+def whole_prompts(pairs: Dataset, most: int) -> Dataset:
+    """The first pairs, at most so many, without the rest of a prompt: rules that work prompt by prompt need all of its
+    pairs. ValueError where not even the first prompt fits."""
+    ids = list(pairs["prompt_id"])
+    end = len(ids) if len(ids) <= most else most
+    while 0 < end < len(ids) and ids[end] in set(ids[:end]):
+        end = ids.index(ids[end])
+    if not end:
+        raise ValueError(f"not even the pairs of the first prompt fit into {most}")
+    return pairs.select(range(end))

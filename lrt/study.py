@@ -141,7 +141,11 @@ class _Pool:
 def check_unfinished(cell: Cell, out: Path) -> None:
     """ValueError if an unfinished run of that name is something else."""
     path = out / "cell.json"
-    if path.exists() and json.loads(path.read_text()) != json.loads(cell.to_json()):
+    try:
+        same = not path.exists() or Cell.from_dict(json.loads(path.read_text())) == cell
+    except (ValueError, TypeError, AttributeError):  # torn, or of no cell
+        same = False
+    if not same:
         raise ValueError(f"{out} holds an unfinished run with other settings: remove it to begin again")
 
 

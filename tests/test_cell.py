@@ -8,14 +8,19 @@ from importlib.metadata import version
 import pytest
 
 from lrt import cell as one
+from lrt.arms import reward_functions
 from lrt.cell import grpo_settings, in_order, run_cell, short
-from lrt.credit import PROPERTIES
+from lrt.claims import rendered
+from lrt.credit import PROPERTIES, CreditWatch
 from lrt.grid import Cell
-from lrt.grpo import GRPOSettings
-from lrt.logs import read_run
+from lrt.grpo import GRPOSettings, train_grpo
+from lrt.logs import read_run, read_runs
+from lrt.models import load
+from lrt.pairs import tiny_pairs
 from lrt.probe import Fixed
 from lrt.runs import read_lines
-from lrt.study import untimed
+from lrt.study import check_unfinished, finished, untimed
+from lrt.study_tables import costs
 
 SMALL = Cell(
     "rule", 1, ("nobody", "reasoner"), "rule", steps=3, pairs_per_step=2, num_generations=2, train_pairs=12,
@@ -195,3 +200,57 @@ def test_measurements_after_the_checkpoint_are_made_again(tmp_path, monkeypatch)
     assert begun([0, 5, 10], at=0) == [(0, None), (5, "fixed"), (10, "fixed")]
     assert begun([0, 5, 10], at=5) == [(0, None), (5, None), (10, "fixed")]
     assert begun([0, 5, 10], at=10) == [(0, None), (5, None), (10, None)]
+
+
+# --- what was written before there were other trainers
+
+
+def without_trainer(path, to):
+    """A log as it was written then."""
+    head, *lines = (json.loads(line) for line in path.read_text().split("\n")[:-1])
+    del head["cell"]["trainer"], head["labels"]
+    to.write_text("".join(json.dumps(line) + "\n" for line in [head, *lines]))
+
+
+def test_an_old_log_is_of_the_same_run(log, tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.mkdir(), old.mkdir()
+    (new / f"{SMALL.name}.jsonl").write_bytes(log.read_bytes())
+    without_trainer(log, old / f"{SMALL.name}.jsonl")
+    assert finished(SMALL, old) and finished(SMALL, new)
+    (a,), (b,) = read_runs(old), read_runs(new)
+    assert a.cell == b.cell == SMALL and a.cell.trainer == "grpo"
+    assert rendered([a], []) == rendered([b], [])
+    told, derived = costs([b]).iloc[0], costs([a]).iloc[0]
+    assert told.drop("generated_tokens").equals(derived.drop("generated_tokens"))
+    assert told["unique"] <= told["views"] == 6 and told["seconds"] > 0
+    assert derived["generated_tokens"] == pytest.approx(told["generated_tokens"], rel=0.01)  # from rounded lengths
+
+
+def test_an_unfinished_old_run_goes_on(tmp_path):
+    old = json.loads(SMALL.to_json())
+    del old["trainer"]
+    (tmp_path / "cell.json").write_text(json.dumps(old))
+    check_unfinished(SMALL, tmp_path)
+    with pytest.raises(ValueError, match="other settings"):
+        check_unfinished(replace(SMALL, reward="none", weights=(1.0, 0.5), trainer="sft_answer"), tmp_path)
+    (tmp_path / "cell.json").write_text('{"method": ')
+    with pytest.raises(ValueError, match="other settings"):
+        check_unfinished(SMALL, tmp_path)
+
+
+def test_grpo_is_trained_as_it_was_before_there_were_others(log, tmp_path):
+    """The calls of a GRPO run as they were then, one after another; everything but times is equal to the bit."""
+    policy = load(SMALL.base, trainable=True)
+    pairs = tiny_pairs("train", SMALL.train_pairs, seed=SMALL.seed, shortcut=SMALL.dial)
+    functions, weights = reward_functions(SMALL, policy, pairs)
+    functions = CreditWatch(pairs, weights, SMALL.scale_rewards, SMALL.aggregation).watching(functions)
+    records = train_grpo(policy, pairs, functions, weights, grpo_settings(SMALL), tmp_path, quiet)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["kind"] == "grpo" and not {"trainer", "method"} & set(settings)
+    lines = read_lines(log)
+    found = [{k: v for k, v in short(record).items() if k != "time_step"} for record in records]
+    assert found == [{k: v for k, v in line.items() if k != "time_step"} for line in lines if "step" in line]
+    whole = Fixed.of(SMALL.final_pairs, {}, SMALL.max_new_tokens)
+    final = one.measure(policy, whole, SMALL.seed)
+    assert {k: v for k, v in final.items() if k != "sampled_p"}.items() <= lines[-1].items()

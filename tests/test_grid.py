@@ -142,6 +142,25 @@ def test_a_cell_survives_being_written_down(cell):
     assert Cell.from_dict(json.loads(cell.to_json())) == cell
 
 
+def test_a_cell_from_before_there_were_other_trainers():
+    cell = Cell("plain", 1, ("base-a",))
+    old = json.loads(cell.to_json())
+    assert old.pop("trainer") == "grpo" and Cell.from_dict(old) == cell and cell.writes
+    assert [name for name in CHOICES["trainer"] if not replace(cell, trainer=name).writes] == ["bradley_terry"]
+
+
+def test_the_studys_baselines_share_what_they_can_with_plain_grpo():
+    grid = read_grid()
+    plain, shared = grid.cell("grpo", 2), ("bases", "dial", "train_pairs", "measured_pairs", "final_pairs", "judges")
+    methods = next(tier.methods for tier in grid.tiers if tier.name == "supervised")
+    for cell in grid.cells(["supervised"]):
+        assert all(getattr(cell, name) == getattr(plain, name) for name in (*shared, "balance_votes", "measure_every"))
+        assert cell.trainer != "grpo" and cell.seed in (0, 1, 2)
+    views = {name: (cell := grid.cell(name, 0)).steps * cell.pairs_per_step for name in methods}
+    equal = {name for name, n in views.items() if n == plain.steps * plain.pairs_per_step}
+    assert {grid.cell(name, 0).trainer for name in equal} >= {"sft_answer", "sft_trace", "dpo"}
+
+
 def test_quick_is_the_same_run_in_short(read):
     grid = read(GOOD)
     for cell in grid.cells():
@@ -186,6 +205,11 @@ ERRORS = {  # what is replaced, by what, what the error must name
     "an unknown scaling": ("steps = 900", 'scale_rewards = "rows"', "long, scale_rewards: one of group, batch, none"),
     "a scaling of no type": ("steps = 900", "scale_rewards = false", "method long, scale_rewards: False"),
     "an unknown aggregation": ("steps = 900", 'aggregation = "sum"', "long, aggregation: one of sum_then_normalize, "),
+    "an unknown trainer": ("steps = 900", 'trainer = "ppo"', "long, trainer: one of grpo, sft_answer, sft_trace, brad"),
+    "a baseline with a reward": ("steps = 900", 'trainer = "dpo"', "long, reward: 'listener' is for GRPO; dpo learns"),
+    "DPO without beta": ("weights = [1, 0.5]", 'trainer = "dpo"', "method plain: DPO needs beta > 0"),
+    "DPO of one completion": ("weights = [1, 0.5]", 'trainer = "dpo"\nbeta = 0.1\nnum_generations = 1',
+                              "method plain: DPO needs .* num_generations of at least 2"),
     "more pairs than at the end": ("steps = 900", "measured_pairs = 9\nfinal_pairs = 8", "measured_pairs: 9 .* the 8"),
     "fewer pairs at the end": ("dial = 0.8", "final_pairs = 1", "method plain, measured_pairs: .* more than the 1 of"),
     "like nobody": ('like = "listened"', 'like = "someone"', "method long: like = 'someone' names no other method"),
@@ -226,7 +250,10 @@ def test_a_file_that_is_no_text(tmp_path):
         read_grid(tmp_path / "study.toml")
 
 
-@pytest.mark.parametrize("name, value", [(name, value) for name, values in CHOICES.items() for value in values])
+SCALINGS = [(name, value) for name, values in CHOICES.items() if name != "trainer" for value in values]
+
+
+@pytest.mark.parametrize("name, value", SCALINGS)
 def test_every_choice_is_one_that_the_trainer_knows(read, name, value, tmp_path):
     settings = grpo_settings(read(GOOD.replace("steps = 900", f'{name} = "{value}"')).cell("long", 0))
     config = trl_config(settings, [1.0, 0.5], tmp_path, torch.device("cpu"))

@@ -124,9 +124,13 @@ def test_figures_and_what_the_reader_is_told(run):
 
 @pytest.mark.notebooks
 def test_solutions_give_what_their_text_says(run):
-    _, _, (noisier, two_numbers, subtle, coverage) = run
+    _, _, (noisier, agreement, orders, difference, subtle) = run
     bounds = [float(x) for x in re.findall(r": ([\d.]+) %", noisier)]
     assert bounds == sorted(bounds) and 50 < bounds[0] and bounds[-1] < 100
-    assert "agree 0.925, conflict 0.475" in two_numbers and "tint_uninformative: 0.70" in two_numbers
+    reached = [float(x) for x in re.findall(r": ([\d.]+) %", agreement)]
+    assert len(reached) == 3 and 50 < reached[0] < reached[-1]  # fewer votes against the better image
+    assert "always first: 0 %" in orders
+    low, high = (float(x) for x in re.search(r"the difference: (\S+) to (\S+) points", difference).groups())
+    alone = [float(x) for x in re.findall(r"-?\d+\.\d*", difference.partition("\n")[2])]
+    assert low < high < low + (alone[1] - alone[0]) + (alone[3] - alone[2])  # the widths of two separate intervals
     assert 70 <= int(re.search(r"(\d+) %", subtle)[1]) <= 80
-    assert re.search(r"over pairs \d+%, over prompts \d+%", coverage)

@@ -76,8 +76,8 @@ def test_calibration_error_as_taught(taught, seed):
 def test_solutions_are_folded_and_use_names_that_exist():
     """Each exercise has one folded solution, whose names the notebook or the solution itself defines."""
     source = "\n".join(c.source for c in NOTEBOOK.cells if c.cell_type == "markdown")
-    assert 3 <= len(SOLUTIONS) <= 4
-    assert source.count("<details><summary>Solution</summary>") == source.count("</details>") == len(SOLUTIONS)
+    assert source.count("<details><summary>Solution</summary>") == len(SOLUTIONS) == 5
+    assert source.count("<details>") == source.count("</details>")
     code = "\n".join(c.source for c in NOTEBOOK.cells if c.cell_type == "code")
     known = defined(code) | set(dir(__builtins__) if not isinstance(__builtins__, dict) else __builtins__)
     for solution in SOLUTIONS:

@@ -69,14 +69,21 @@ def test_solutions_run_on_the_notebook_s_own_names(full):
         for solution in SOLUTIONS:
             exec(solution, dict(names))
     said = out.getvalue()
-    assert "3 seeds" in said and "fresh seed" in said and "of 1 choices" in said
+    assert "10 points: 10 seeds" in said and "5 points: 33 seeds" in said
+    heard, dealt = (float(x) for x in re.search(r"heard (\S+), dealt out (\S+) on average", said).groups())
+    assert abs(dealt) < 0.02 < heard
+    ends = {name.strip(): np.array(two.split(), float) for name, two in re.findall(r"^(.*?): +\[(.*?)\]", said, re.M)}
+    width = {name: high - low for name, (low, high) in ends.items()}
+    assert max(width["seeds alone"], width["prompts alone"]) < width["seeds and prompts"]
+    assert width["seeds and prompts"] < width["lrt.seeds, with Student t"]
+    assert len(set(re.search(r"add up to (\S+); whole (\S+)", said).groups())) == 1
 
 
 def test_the_solution_s_reward_pays_for_consistency():
     names = {}
     exec(SOLUTIONS[0], names)
     said = "<think> image {} is better . </think> <answer> 1 </answer>"
-    assert names["my_reward"]([said.format(1), said.format(2), "image 1"], vote=[2, 2, 2]) == [1, 0, 0]
+    assert names["consistency_reward"]([said.format(1), said.format(2), "image 1"], vote=[2, 2, 2]) == [1, 0, 0]
     reward = ast.parse(SOLUTIONS[0]).body[-1]
     assert reward.end_lineno - reward.lineno + 1 < 10
 
@@ -141,4 +148,5 @@ def test_the_plan_is_quoted_as_it_stands():
 
 
 def test_solutions_are_folded():
-    assert TEXT.count("<details><summary>Solution</summary>") == TEXT.count("</details>") == len(SOLUTIONS) == 4
+    assert TEXT.count("<details><summary>Solution</summary>") == len(SOLUTIONS) == 5
+    assert TEXT.count("<details>") == TEXT.count("</details>")

@@ -259,3 +259,11 @@ def test_no_pairs_are_an_empty_dataset_of_the_schema():
     none = pairs.tiny_pairs("train", 0)
     for empty in (none, pairs.swap_tints(none), pairs.swap_order(none)):
         assert len(empty) == 0 and empty.features == pairs.FEATURES
+
+
+# ---- votes alone ----
+
+
+@pytest.mark.parametrize("n, seed, dial", [(13, 0, 0.9), (12, 3, 0.5), (1, 3, 0.0)])
+def test_votes_can_be_had_without_drawing_images(n, seed, dial):
+    assert pairs.tiny_votes("train", n, seed) == tiny_pairs("train", n, seed, shortcut=dial)["vote"][:]

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from tiny_runs import DEVICES, assert_same_weights, build, changed, saved, untimed, weights
@@ -5,7 +7,7 @@ from tiny_runs import DEVICES, assert_same_weights, build, changed, saved, untim
 from lrt import models, sft
 from lrt.checkpoints import with_adapter
 from lrt.pairs import tiny_pairs
-from lrt.runs import row_order
+from lrt.runs import balanced_order, row_order
 
 SETTINGS = sft.SFTSettings(steps=6, pairs_per_step=2, lr=1e-3, save_every=2, seed=3)  # 5 pairs: two steps an epoch
 PAIRS = tiny_pairs("train", 5)
@@ -33,6 +35,18 @@ def test_rows_hold_chat_completion_and_images_in_order():
         assert [part["type"] for part in content] == ["text", "image", "text", "image", "text"]
         assert all("text" not in part for part in content if part["type"] == "image")
         assert [list(image.getdata()) for image in row["images"]] == [list(x.getdata()) for x in PAIRS[i]["images"]]
+
+
+def test_votes_are_balanced_in_the_order_of_grpo_if_asked(base, tmp_path):
+    settings, pairs = sft.SFTSettings(steps=3, pairs_per_step=2, seed=3, balance_votes=True), tiny_pairs("train", 12)
+    order = balanced_order(pairs["vote"][:], 2, 3, 3)
+    rows = sft.training_rows(pairs, settings, build())
+    votes = [int(row["completion"][0]["content"].split()[-2]) for row in rows]
+    assert votes == [pairs[i]["vote"] for i in order] and [sum(votes[i : i + 2]) for i in (0, 2, 4)] == [3, 3, 3]
+    train(base, tmp_path, settings=sft.SFTSettings(steps=1, pairs_per_step=2))
+    assert "balance_votes" not in json.loads((tmp_path / "settings.json").read_text())  # as in folders of old runs
+    with pytest.raises(ValueError, match="balance_votes was None, is True"):
+        train(base, tmp_path, settings=sft.SFTSettings(steps=1, pairs_per_step=2, balance_votes=True))
 
 
 def test_a_trace_is_the_true_one_with_the_vote_as_verdict():

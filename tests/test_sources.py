@@ -251,3 +251,18 @@ def test_the_samples_are_small_and_say_what_they_are():
     assert sum(path.stat().st_size for path in files) < 150_000
     said = (SAMPLES / "README.md").read_text()
     assert said == samples.README and "drawn by this project's tiny\nworld in the format of each benchmark" in said
+
+
+@pytest.mark.parametrize("most, kept", [(6, 6), (5, 5), (4, 2), (3, 2), (2, 2), (99, 6)])
+def test_only_whole_prompts_are_kept(most, kept):
+    from datasets import Dataset
+
+    pairs = Dataset.from_dict({"prompt_id": ["a", "a", "b", "b", "b", "c"]})
+    assert list(sources.whole_prompts(pairs, most)["prompt_id"]) == pairs["prompt_id"][:kept]
+
+
+def test_a_prompt_too_large_for_the_number_is_refused():
+    from datasets import Dataset
+
+    with pytest.raises(ValueError, match="first prompt"):
+        sources.whole_prompts(Dataset.from_dict({"prompt_id": ["a", "a", "b"]}), 1)
