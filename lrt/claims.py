@@ -22,8 +22,9 @@ from lrt.stats import holm
 BASE = "base"  # as a method to compare with: the model before training
 LEVEL = 0.05
 DRAWS = 10_000  # of the bootstrap, where a verdict hangs on them
-SHOWN = ("flip", "conflict", "contradiction/llava", "truth", "in_distribution")
+SHOWN = ("flip", "conflict", "contradiction/llava", "truth", "told", "in_distribution")
 WHERE = "in the tiny world"  # part of every verdict
+PLANNED = 10  # seeds that PLAN.md asks for; with fewer a verdict is one on the way
 NAN = float("nan")
 
 
@@ -59,6 +60,18 @@ class Decision:
     claim: Claim
     comparisons: tuple[Comparison, ...]
     verdict: Literal["supported", "not supported", "reversed", "not run"]
+
+    @property
+    def seeds(self) -> int:
+        """Of the comparison that has fewest."""
+        return min(len(c.seeds) for c in self.comparisons)
+
+    def in_words(self) -> str:
+        """The verdict as a table says it; as one on the way while seeds of the plan are missing."""
+        if self.verdict == "not run":
+            return self.verdict
+        so_far = f"so far, with {self.seeds} of {PLANNED} seeds: " if self.seeds < PLANNED else ""
+        return f"{so_far}**{self.verdict}** {WHERE}"
 
 
 def read_claims(path: str | Path | None = None) -> list[Claim]:
@@ -190,9 +203,8 @@ def claims_table(decisions: Sequence[Decision]) -> str:
         for i, c in enumerate(d.comparisons):
             first = i == 0
             claim = f"**{d.claim.id}** {d.claim.text}" if first else d.claim.id
-            verdict = d.verdict if d.verdict == "not run" else f"**{d.verdict}** {WHERE}"
             rows.append((claim, d.claim.predicted, c.against, _points(c), c.n or "", len(c.seeds) or "",
-                         _p(c.p_holm), verdict if first else ""))
+                         _p(c.p_holm), d.in_words() if first else ""))
     used = {(method, seed) for d in decisions for c in d.comparisons for seed in c.seeds
             for method in (d.claim.method, c.against) if method != BASE}
     head = ("claim", "predicted", "against", "effect, points", "pairs", "seeds", "p (Holm)", "verdict")

@@ -126,6 +126,10 @@ MEASURES = {
         "statements made", None,
         f"Statements of a sampled trace that can be checked, over {STATEMENTS}, the most that there can be.",
         lambda t, _: t["sampled_said"] / STATEMENTS),
+    "told": Measure(  # added after the first runs (PLAN.md): a trace that states nothing has no share of true statements
+        "true statements made", "higher",
+        f"True statements of a sampled trace over {STATEMENTS}, the most that there can be: truth x coverage.",
+        lambda t, _: t["sampled_true"] / STATEMENTS),
     "departs": Measure(
         "departs from its own verdict", "lower",
         "How often a sampled answer differs from the verdict that its own trace states.",

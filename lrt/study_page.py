@@ -34,7 +34,7 @@ def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -
     matched = claims.effects(main, measures=["flip"], matched=True)
     longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
     long = claims.effects(longer, "grpo_long", ["flip"])
-    told += study_story.decided([claims.decide(claim, runs) for claim in asked])
+    told += study_story.decided([claims.decide(claim, runs) for claim in asked], details=False)
     told += [study_story.prevents(flips, matched, long if method == "listener_reader" else [], method)
              for method in LISTENERS]
     return told

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from lrt.claims import WHERE, Decision, Effect, in_points
+from lrt.claims import PLANNED, WHERE, Decision, Effect, in_points
 from lrt.grid import Grid
 from lrt.logs import Run
 from lrt.outcomes import measure
@@ -240,13 +240,16 @@ def credited(table: pd.DataFrame, part: str) -> list[str]:
 # --- claims ----------------------------------------------------------------------------------------------------------
 
 
-def decided(decisions: Sequence[Decision]) -> list[str]:
-    """The verdicts counted, and what each that was run rests on."""
+def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
+    """The verdicts counted, and (`details`) what each that is not supported leaves open."""
     told = []
     for verdict in ("supported", "reversed", "not supported", "not run"):
         if names := [d.claim.id for d in decisions if d.verdict == verdict]:
             told.append(f"**{_capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
-    for d in (d for d in decisions if d.verdict == "not supported"):
+    if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
+        told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest on "
+                    f"fewer, {min(d.seeds for d in early)} at least.")
+    for d in (d for d in decisions if details and d.verdict == "not supported"):
         sign = 1 if d.claim.predicted == "higher" else -1
         open_to = [c.against for c in d.comparisons if max(sign * c.low, sign * c.high) > SEEN_SIZE]
         held = [c.against for c in d.comparisons if c.p_holm <= 0.05 and sign * c.effect > 0]

@@ -234,10 +234,15 @@ def test_claims_table_says_what_it_stands_on(tmp_path):
     assert [cell.strip() for cell in head.split("|")][1:-1] == [
         "claim", "predicted", "against", "effect, points", "pairs", "seeds", "p (Holm)", "verdict"]
     assert rows[0] == ("| **R1** Answers flip less often | lower | grpo | -100.0 [-100.0, -100.0] | 12 | 4 | 0.0004 | "
-                       "**not supported** in the tiny world |")
+                       "so far, with 4 of 10 seeds: **not supported** in the tiny world |")
     assert rows[1] == "| R1 | lower | rule | +0.0 [+0.0, +0.0] | 12 | 4 | 1.0000 |  |"
     assert rows[2] == "| **X** Answers flip less often | lower | grpo |  |  |  |  | not run |"
     assert len(rows) == 4
+
+
+def test_with_the_planned_seeds_a_verdict_stands_alone(tmp_path):
+    runs = runs_of(tmp_path, 10, listener_reader=like_content, grpo=like_tint, rule=like_content)
+    assert decide(FLIP, runs).in_words() == "**not supported** in the tiny world"
 
 
 def test_tables_without_runs():

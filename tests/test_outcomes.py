@@ -76,6 +76,7 @@ def naive(row, name, ear="reader"):
         if sure(row["sampled"], row["sampled_verdicts"]) else NAN,
         "truth": true / said if said else NAN,
         "greedy_truth": row["true"] / row["said"] if row["said"] else NAN,
+        "told": true / 18,
         "coverage": said / 18,
         "contradiction/reader": off(row["sampled"]),
         "followed/reader": 1 - off(row["sampled"]),
