@@ -230,13 +230,13 @@ class Watch(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         # a group may stand on several processes: with one seed each would write the same completions
-        set_seed((self.seed * 1_000_003 + state.global_step + args.process_index * 15_485_863) % 2**32)
+        set_seed((self.seed * 1_000_003 + state.global_step + rank() * 15_485_863) % 2**32)
         if self.steps == 0:
             self.since = time.perf_counter()
         self.steps += 1
 
     def on_log(self, args, state, control, logs, **kwargs):
-        if "loss" not in logs or not state.is_world_process_zero:
+        if "loss" not in logs or rank():
             return  # the trainer's closing summary, or another process's copy
         self.seconds["time_step"] = time.perf_counter() - self.since
         metrics = {name: _finite(value) for name, value in logs.items() if name not in UNLOGGED}
@@ -275,9 +275,9 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes the run's files."""
-    return int(os.environ.get("RANK", 0)) == 0
+def rank() -> int:
+    """Which of them this is; the first, 0, writes the run's files."""
+    return int(os.environ.get("RANK", 0))
 
 
 def first_alone(device: torch.device) -> AbstractContextManager:
@@ -359,16 +359,16 @@ def run(
                 check_start(out, fingerprint(model, trained=True), loaded.name)
             else:
                 load_weights(model, checkpoint)
-            if is_first():
+            if not rank():
                 cut_log(out, first)
-        shown = on_step or (progress_bar(out.name, steps, first) if is_first() else lambda *_: None)
+        shown = on_step or (progress_bar(out.name, steps, first) if not rank() else lambda *_: None)
         trainer = make_trainer(Watch(out, seed, shown))
         trainer.remove_callback(PrinterCallback)
         # The weights are there already; the trainer's own loading knows none of their names (see lrt.checkpoints).
         trainer._load_from_checkpoint = lambda *_: None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     with as_found(model), first_alone(loaded.device):
-        if is_first():
+        if not rank():
             save_model(loaded, out / "model")
             write_json(out / "done.json", {"steps": steps})
             for path in out.glob("checkpoint-*"):
