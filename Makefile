@@ -13,7 +13,7 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/.ready
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 
-.PHONY: help tutorial test lint lab picture bench lock clean
+.PHONY: help tutorial test lint lab picture bench book executed lock clean
 
 help:
 	@echo "make tutorial   run the notebooks and write runs/tutorial/index.html"
@@ -22,6 +22,8 @@ help:
 	@echo "make lint       ruff alone"
 	@echo "make picture    draw the README's pictures again"
 	@echo "make bench      ratios measured on this machine"
+	@echo "make book       build the site from executed notebooks, into book/_build/html"
+	@echo "make executed   run the notebooks for the site, under the profile ci"
 	@echo "make lock       resolve requirements.lock and environment.yml again (needs uv)"
 	@echo "make clean      remove caches and builds; .venv and runs/ stay"
 
@@ -50,6 +52,13 @@ picture: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m lrt.cli bench
 
+# Nothing is run for the book, and after its first time nothing is fetched.
+book: $(READY)
+	@$(BIN)/python -m lrt.cli book build
+
+executed: $(READY)
+	@$(BIN)/python -m lrt.cli book refresh
+
 # Made anew when the lock or pyproject.toml is newer; otherwise a second call starts at once.
 # PyTorch comes first and by exact version, so that nothing else can choose a build of it, and loudly, for it is the
 # long part. On Linux it brings its own CUDA packages, which is why the lock does not name them. Bytecode is left to
@@ -69,7 +78,7 @@ $(READY): requirements.lock pyproject.toml
 
 # What torch alone decides (CUDA, triton) stays out of the lock: it differs by build.
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate \
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra book --no-header --no-annotate \
 	  pyproject.toml --output-file requirements.lock
 	grep -vE '^(cuda-|nvidia-|triton)' requirements.lock >requirements.tmp && mv requirements.tmp requirements.lock
 	{ sed '/- pip:/q' environment.yml; sed 's/^/      - /' requirements.lock; } >environment.tmp && mv environment.tmp environment.yml

@@ -1,10 +1,12 @@
 """Notebook 04 teaches the listener's reward: its cell and the package give the same numbers."""
 
+import re
 from pathlib import Path
 
+import IPython.display
 import nbformat
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt.listener import p_of
@@ -22,6 +24,7 @@ def taught():
     return names["listener_reward"]
 
 
+@settings(deadline=None)
 @given(z_1=logits, z_2=logits, vote=st.sampled_from([1, 2]))
 def test_the_taught_softmax_is_the_package_s(z_1, z_2, vote):
     p_first = p_of((z_1, z_2))
@@ -39,3 +42,39 @@ def test_the_taught_reward_is_what_training_pays():
     for vote in (1, 2):
         paid = ListenerReward(Fixed())(completions=[text], pair_text=["p"], images=[()], vote=[vote], pair_id=["a"])
         assert paid == [pytest.approx(taught()(1.5, -0.5, vote))]
+
+
+# --- the exercises ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """The notebook's names after the cells that the exercises need: all before the training, and the controls."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IPython.display, "display", lambda *shown: None)
+        cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
+        training = next(i for i, cell in enumerate(cells) if "methods.training_pairs(" in cell.source)
+        [controls] = [cell for cell in cells if "heard_texts = " in cell.source]
+        for cell in [*cells[:training], controls]:
+            exec(cell.source, found)  # our own notebook's cells
+            if "parameters" in cell.metadata.get("tags", []):
+                found |= {"profile": "ci", "run_dir": str(tmp_path_factory.mktemp("run"))}
+    return found
+
+
+@pytest.mark.notebooks
+def test_solutions_run_on_the_notebook_s_own_names(names, capsys):
+    text = "\n".join(cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells)
+    said = []
+    for solution in re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", text, re.S):
+        exec(solution, dict(names))
+        said.append(capsys.readouterr().out)
+    slot, parts, cost, agreement, log_p = said
+    ours, paid = ([float(x) for x in re.findall(r"\d\.\d*", line)] for line in slot.splitlines())
+    assert len(ours) == len(paid) == names["n"]
+    assert all(a == b or b == 0 for a, b in zip(ours, paid, strict=True)) and any(paid)
+    assert parts.splitlines() == ["[None, None, 0.4, 0.4]", "[0.9, 0.0, 0.4, 0.4]"]
+    plain, shared = (int(x) for x in re.findall(r"(\d+) (?:plainly|with a shared)", cost))
+    assert shared < plain
+    assert agreement.strip() and log_p.count("[[") == 1
