@@ -9,6 +9,7 @@
 | rule | 1 if the trace's own verdict is the vote: a comparison of strings, no model |
 | permuted | the listener's p, dealt out at random within the group: same mean and spread, no information |
 | random, wrong_pair, binary | see `lrt.controls` |
+| living, dead | the listener's p in the groups from which plain GRPO learns as well, or in all others: `SomeGroups` |
 | log_p | 1 + log p / log 100, cut at 0: the listener of rational speech acts (Goodman and Frank 2016) pays log p |
 | agreement | p of the *answer's* side instead of the vote's (the idea of REMuL: a speaker whom listeners can follow) |
 | opinion | p of the answer's side without any trace: a teacher that does not see the tint |
@@ -31,7 +32,7 @@ from lrt.listener import Listener, LocalListener
 from lrt.models import Loaded, load
 from lrt.pairs import scenes_of
 from lrt.prompts import parse, text_of, verdict_of
-from lrt.rewards import ListenerReward, RewardFunction, accuracy_reward, format_reward
+from lrt.rewards import ListenerReward, RewardFunction, accuracy_reward, format_reward, groups_of
 from lrt.traces import share_true
 from lrt.world import parse_prompt
 
@@ -65,6 +66,8 @@ def added_reward(cell: Cell, policy: Loaded, pairs: Dataset) -> RewardFunction |
         return AgreementReward(Opinion(ear))
     if cell.reward == "log_p":
         return LogReward(ear)
+    if cell.reward in ("living", "dead"):
+        return SomeGroups(ear, cell.weights, cell.reward == "living")
     wrapped = {
         "listener": lambda: ear,
         "permuted": lambda: Permuted(ear, cell.seed),
@@ -141,3 +144,28 @@ class LogReward(ListenerReward):
     def __call__(self, *args, **columns):
         return [None if p is None else 1 + math.log(max(p, 0.01)) / math.log(100)
                 for p in super().__call__(*args, **columns)]
+
+
+class SomeGroups(ListenerReward):
+    """The listener's reward in the groups that are `living` without it, or in those that are not; 0 for all in the
+    others, so that the part drops out there.
+
+    A group lives if format and answer alone (`weights`) pay its completions differently. Taken apart like this the
+    listener's part shows what it does where plain GRPO learns anyway, and what where plain GRPO is blind.
+    """
+
+    def __init__(self, listener: Listener, weights: Sequence[float], living: bool):
+        super().__init__(listener)
+        self.__name__ = f"{'living' if living else 'dead'}_groups_reward"
+        self.weights, self.living = weights, living
+
+    def __call__(self, prompts=None, completions: Sequence = (), *, vote: Sequence[int], pair_id: Sequence[str],
+                 **columns):
+        paid = super().__call__(prompts, completions, vote=vote, pair_id=pair_id, **columns)
+        parts = zip(format_reward(completions), accuracy_reward(completions, vote), strict=True)
+        plain = [self.weights[0] * f + self.weights[1] * a for f, a in parts]
+        for rows in groups_of(pair_id):
+            if (len({plain[i] for i in rows}) > 1) != self.living:
+                for i in rows:
+                    paid[i] = 0.0
+        return paid

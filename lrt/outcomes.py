@@ -126,7 +126,7 @@ MEASURES = {
         "statements made", None,
         f"Statements of a sampled trace that can be checked, over {STATEMENTS}, the most that there can be.",
         lambda t, _: t["sampled_said"] / STATEMENTS),
-    "told": Measure(  # added after the first runs (PLAN.md): a trace that states nothing has no share of true statements
+    "told": Measure(  # added later (PLAN.md): a trace that states nothing has no share of true ones
         "true statements made", "higher",
         f"True statements of a sampled trace over {STATEMENTS}, the most that there can be: truth x coverage.",
         lambda t, _: t["sampled_true"] / STATEMENTS),

@@ -89,7 +89,7 @@ class ListenerReward:
 
     def count(self, asked: Asked, unscored: set[str], started: float, log_metric) -> None:
         """Add a call to the attributes, and tell TRL's log of it."""
-        parsable, groups = sum(asked.ok), _groups(asked.pair_id)
+        parsable, groups = sum(asked.ok), groups_of(asked.pair_id)
         dropped = sum(asked.pair_id[rows[0]] in unscored for rows in groups)
         seconds = time.perf_counter() - started
         if unscored:
@@ -117,7 +117,7 @@ class Asked:
         """All arguments have one entry a completion. A run of equal `pair_id` is one group."""
         texts = [text_of(completion) for completion in completions]
         ok = [parse(text).ok for text in texts]
-        rows = [kept for group in _groups(pair_id) if (kept := [i for i in group if ok[i]])]
+        rows = [kept for group in groups_of(pair_id) if (kept := [i for i in group if ok[i]])]
         traces_BG = [[heard(texts[i], verdict) for i in group] for group in rows]
         firsts = [group[0] for group in rows]
         return cls(ok, pair_id, rows, ([pair_text[i] for i in firsts], [images[i] for i in firsts], traces_BG))
@@ -149,7 +149,7 @@ def on_side(
     ]
 
 
-def _groups(pair_id: Sequence[str]) -> list[list[int]]:
+def groups_of(pair_id: Sequence[str]) -> list[list[int]]:
     """Row numbers by runs of equal `pair_id`."""
     return [list(rows) for _, rows in groupby(range(len(pair_id)), key=lambda i: pair_id[i])]
 

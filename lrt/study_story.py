@@ -247,8 +247,8 @@ def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
         if names := [d.claim.id for d in decisions if d.verdict == verdict]:
             told.append(f"**{_capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
     if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
-        told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest on "
-                    f"fewer, {min(d.seeds for d in early)} at least.")
+        told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest "
+                    f"on fewer, {min(d.seeds for d in early)} at least.")
     for d in (d for d in decisions if details and d.verdict == "not supported"):
         sign = 1 if d.claim.predicted == "higher" else -1
         open_to = [c.against for c in d.comparisons if max(sign * c.low, sign * c.high) > SEEN_SIZE]

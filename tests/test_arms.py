@@ -361,4 +361,28 @@ def test_every_method_of_the_study_builds_its_rewards_and_they_score(monkeypatch
         assert scored.shape == (len(functions), 6) and (0 <= scored).all() and (scored <= 1).all(), method
         assert scored[0].tolist() == [1, 1, 0, 1, 1, 0] and scored[1].tolist() == [1, 0, 0, 1, 0, 0], method
         assert (scored[2:, [2, 5]] < 1e-12).all(), method
-        assert (scored[2:, [0, 1, 3, 4]] > 0).any() == (len(functions) > 2), method
+        paid = len(functions) > 2 and of.reward != "dead"  # these groups live
+        assert (scored[2:, [0, 1, 3, 4]] > 0).any() == paid, method
+
+
+# --- in some groups only
+
+
+@pytest.mark.parametrize("name", ["living", "dead"])
+def test_a_listener_is_paid_for_in_living_or_in_dead_groups_alone(reward_of, name):
+    alike = [completion("0.9", 1), completion("0.2", 1)]  # the same answer: plain GRPO learns nothing
+    apart = [completion("0.9", 1), completion("0.2", 2)]
+    form = [completion("0.9", 1), BROKEN, completion("0.2", 1)]  # the answer aside, one has no format
+    whole = reward_of("listener")(**columns(alike, apart, form))
+    assert whole == [0.9, 0.2, 1 - 0.9, 1 - 0.2, 0.9, 0.0, 0.2]
+    lives = [False] * 2 + [True] * 2 + [True] * 3
+    wanted = [p if alive == (name == "living") else 0.0 for p, alive in zip(whole, lives, strict=True)]
+    assert reward_of(name)(**columns(alike, apart, form)) == wanted
+
+
+@given(groups_of_p)
+@settings(max_examples=30)
+def test_living_and_dead_groups_together_are_the_listeners_reward(groups):
+    whole = arms.ListenerReward(Says())(**columns(*said(groups)))
+    parts = [arms.SomeGroups(Says(), (1.0, 0.5, 0.5), living)(**columns(*said(groups))) for living in (True, False)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
