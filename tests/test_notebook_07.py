@@ -42,15 +42,15 @@ def text(out):
 
 
 def test_it_trained_an_adapter_whose_base_is_the_listener(out, text):
-    assert [entry["step"] for entry in read_log(out / "grpo_listener")] == [1, 2]
-    assert (out / "grpo_listener" / "model" / "adapter_config.json").exists()
+    assert [entry["step"] for entry in read_log(out / "real_scale" / "grpo_listener")] == [1, 2]
+    assert (out / "real_scale" / "grpo_listener" / "model" / "adapter_config.json").exists()
     assert "(2.7%)" in text, "of the weights are trained"
 
 
 def test_it_scores_a_file_that_anybody_could_have_written(out):
-    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "real_scale" / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 2 * 24 and {line["choice"] for line in lines} <= {0, 1, 2}
-    records = {(r.metric, r.split): r for r in stats.load_records(out / "real_scores.json")}
+    records = {(r.metric, r.split): r for r in stats.load_records(out / "real_scale" / "scores.json")}
     assert records and all(0 <= r.value <= 1 for r in records.values())
 
 
