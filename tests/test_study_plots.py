@@ -211,7 +211,10 @@ def test_verdicts_in_words():
                Comparison("rule", 0.0, -0.05, 0.05, 0.9, 0.9, 40, (0, 1)))
     said = story.decided([Decision(claim, against, "not supported"), Decision(replace(claim, id="X"), (), "not run")])
     assert said[:2] == ["**Not supported** in the tiny world: R1.", "**Not run** yet: X."]
-    assert said[2] == "R1: clear against GRPO; an effect of 10 points as predicted is not excluded against GRPO."
+    assert "asks for 10 seeds, and 1 of them rest on fewer, 2 at least" in said[2]
+    assert said[3] == "R1: clear against GRPO; an effect of 10 points as predicted is not excluded against GRPO."
+    enough = [replace(c, seeds=tuple(range(10))) for c in against]
+    assert not [text for text in story.decided([Decision(claim, tuple(enough), "reversed")]) if "fewer" in text]
 
 
 def test_what_is_there_is_counted(runs):
