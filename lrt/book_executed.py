@@ -100,9 +100,9 @@ def scrubbed(text):
         return text
     if "/ipykernel_" in text:  # on a figure's base64 the search would take minutes
         text = re.sub(r"[^\s\"']*/ipykernel_\d+/\d+\.py", "this cell", text)
-    text = re.sub(rf"{re.escape(tempfile.gettempdir())}/(tmp\w+/?)?", "TEMPORARY/", text)
     for path, instead in ((Path(lrt.__file__).resolve().parents[1], ""), (Path.cwd(), ""), (Path.home(), "~/")):
         text = text.replace(f"{path}/", instead)
+    text = re.sub(rf"(?<![\w.-]){re.escape(tempfile.gettempdir())}/(tmp\w+/?)?", "TEMPORARY/", text)
     return text
 
 
