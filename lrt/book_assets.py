@@ -70,7 +70,7 @@ def ensure(vendor: str | Path, tarballs: str | Path, packages: Sequence[Package]
     """Have all packages in the folder `vendor`; True if they had to be unpacked. Tarballs in the folder `tarballs`
     are used before the network is asked. ValueError says what to do where neither has them, or a digest is wrong."""
     vendor, tarballs = Path(vendor), Path(tarballs)
-    stamp = "".join(f"{p.name} {p.version} {p.sha512}\n" for p in packages) + f"{sorted(replaced.items())}\n"
+    stamp = "\n".join([*map(str, packages), f"{sorted(replaced.items())}", ""])
     if (vendor / STAMP).is_file() and (vendor / STAMP).read_text(encoding="utf-8") == stamp:
         return False
     draft = vendor.with_name(f"{vendor.name}.part")
