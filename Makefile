@@ -47,7 +47,7 @@ lab: $(READY)
 picture: $(READY)
 	@$(BIN)/python -c "from lrt import page, stats; page.draw_overview(stats.load_records('data/results/one_seed.json'), {}, 'runs/picture')"
 	@mkdir -p book/figures && cp runs/picture/accuracy_by_split.png book/figures/
-	@$(BIN)/python -m lrt.study_page
+	@$(BIN)/python -m lrt.study.page
 
 bench: $(READY)
 	@$(BIN)/python -m lrt.cli bench

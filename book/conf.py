@@ -1,4 +1,4 @@
-"""Sphinx's settings. `make book` builds the site; `lrt.book` says of what."""
+"""Sphinx's settings. `make book` builds the site; `lrt.book.build` says of what."""
 
 import sys
 from pathlib import Path

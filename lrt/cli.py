@@ -128,8 +128,8 @@ def judge(
 def own_pairs(folder: Path, skip_bad: bool = False, source: str = "folder", images: Path | None = None):
     """The pairs of a user's folder, or of a benchmark's files; with `skip_bad`, what is left out is told on stderr."""
     from lrt.folder import folder_pairs, readable_pairs
-    from lrt.sources import pairs as all_pairs
-    from lrt.sources import readable
+    from lrt.real.sources import pairs as all_pairs
+    from lrt.real.sources import readable
 
     if not skip_bad:
         return folder_pairs(folder) if source == "folder" else all_pairs(source, folder, images)
@@ -205,10 +205,10 @@ def score(
     A line of predictions is a score for an image: {"prompt_id": "...", "image": "...", "score": 1.25}. Or it is the
     choice for two images in the order shown (1, 2; 0 for a tie), better in both orders of each pair, two lines:
     {"prompt_id": "...", "image_1": "...", "image_2": "...", "choice": 1}. Names are those of the label file; --template
-    writes them all, with null to be filled in. More is said in lrt/predictions.py.
+    writes them all, with null to be filled in. More is said in lrt/real/predictions.py.
     """
-    from lrt import benchmarks, score_report, scores
-    from lrt import predictions as files
+    from lrt.real import benchmarks, score_report, scores
+    from lrt.real import predictions as files
     from lrt.stats import save_records
 
     if (predictions is None) == (template is None):
@@ -394,8 +394,8 @@ def study_run(
     quick: Annotated[bool, typer.Option(help="Its shape in minutes: the first tier, two seeds, 20 steps.")] = False,
 ):
     """Run what is not finished; killed at any moment and asked again, it goes on."""
-    from lrt import grid
-    from lrt import study as rooms
+    from lrt.study import grid
+    from lrt.study import pool as rooms
 
     asked = grid.read_grid(settings)
     if quick:
@@ -419,7 +419,7 @@ def study_claims(
     folder: Annotated[Path | None, typer.Option(help="Holds logs/; the tables go there. Default: data/study.")] = None,
 ):
     """Hold the logs against the claims: writes claims.md and claims.json."""
-    from lrt import claims
+    from lrt.study import claims
 
     for path in claims.write(folder):
         say(str(path))
@@ -448,7 +448,7 @@ def data_check(
 
     Exit code 1 if an image or a row cannot be read, or nothing is there.
     """
-    from lrt import datacheck
+    from lrt.real import datacheck
 
     found = datacheck.check(name, path, images, labels_only, decode, limit)
     say(datacheck.told(found))
@@ -473,7 +473,7 @@ def data_overlap(
     prompts_only: Annotated[bool, typer.Option(help="Compare prompts, not images.")] = False,
 ):
     """Which prompts and images of a test set are in a training set: the same, and images that look the same."""
-    from lrt import overlap, sources
+    from lrt.real import overlap, sources
 
     found, bad = [], []
     for name, path, images in ((train, train_path, train_images), (test, test_path, test_images)):
@@ -490,7 +490,7 @@ def data_sample(
     out: Annotated[Path | None, typer.Option(help="The folder. Default: data/samples.")] = None,
 ):
     """Write a tiny sample in each benchmark's format, drawn by the tiny world."""
-    from lrt.samples import write_samples
+    from lrt.real.samples import write_samples
 
     written = write_samples(out)
     say(f"{len(written)} files, {sum(path.stat().st_size for path in written):,} bytes")
@@ -506,7 +506,7 @@ app.add_typer(book_app, name="book")
 @plainly
 def book_build(out: Annotated[Path | None, typer.Option(help="Default: book/_build/html.")] = None):
     """Build the site from written pages, executed notebooks and committed records; nothing is run."""
-    from lrt.book import build
+    from lrt.book.build import build
 
     build(out, report=say)
 
@@ -518,8 +518,8 @@ def book_refresh(
     profile: Annotated[ProfileName, typer.Option(help="Without --run: how the notebooks are run.")] = ProfileName.ci,
 ):
     """Make the executed notebooks of the site again, from a run folder or by running them."""
-    from lrt.book import refresh
-    from lrt.tutorial import NotebookFailed
+    from lrt.book.build import refresh
+    from lrt.course.tutorial import NotebookFailed
 
     try:
         refresh(run, profile.value, report=say)
@@ -539,7 +539,7 @@ def tutorial(
     seed: Seed = 0,
 ):
     """Run the notebooks and write one page of results: `make tutorial`."""
-    from lrt.tutorial import NotebookFailed, run
+    from lrt.course.tutorial import NotebookFailed, run
 
     try:
         run(profile.value, out, seed=seed)
@@ -552,7 +552,7 @@ def tutorial(
 @plainly
 def exercises(out: Annotated[Path, typer.Argument(help="A folder outside the clone.")]):
     """A copy of the notebooks to work in: no solutions, and the graded exercises in OUT/exercises."""
-    from lrt.exercises import TESTS, student_copy
+    from lrt.course.exercises import TESTS, student_copy
 
     written = student_copy(out)
     say(f"{len(written)} files in {out}. Fill in {out / TESTS / 'adapters.py'}, then: pytest {out / TESTS}")
@@ -570,7 +570,7 @@ def bench(
         return
     from transformers.utils import logging
 
-    from lrt.bench import bench as measure
+    from lrt.machine.bench import bench as measure
 
     logging.disable_progress_bar()
     measure(steps=steps, repeats=repeats, report=say)
@@ -587,8 +587,8 @@ def bench_gpu(
     """What steps cost at real scale, with random weights: seconds, memory, share of the arithmetic limit."""
     from transformers.utils import logging
 
-    from lrt.bench_gpu import bench_gpu as measure
-    from lrt.cost_table import cost_table
+    from lrt.machine.bench_gpu import bench_gpu as measure
+    from lrt.machine.cost_table import cost_table
 
     logging.disable_progress_bar()
     measure(size, out, device, commit, report=say)
@@ -601,11 +601,11 @@ def doctor(
     profile: Annotated[AnyProfileName | None, typer.Option(help="Only a real profile's memory and cost.")] = None,
 ):
     """What this machine has, which profiles fit on it, and what to do where something is missing."""
-    from lrt import run_cost
-    from lrt.doctor import checks
-    from lrt.doctor import report as told
-    from lrt.fitting import report, this_machine
-    from lrt.memory import table
+    from lrt.machine import run_cost
+    from lrt.machine.doctor import checks
+    from lrt.machine.doctor import report as told
+    from lrt.machine.fitting import report, this_machine
+    from lrt.machine.memory import table
 
     if profile:
         say(f"{table(profile_named(profile.value))}\n\n{run_cost.table(profile_named(profile.value))}")

@@ -45,8 +45,8 @@ def training_pairs(settings: Profile, seed: int) -> Dataset:
     ValueError for a profile of real pairs, which have to be brought: `chosen_pairs` picks what it uses of them.
     """
     if settings.data != "tiny":
-        raise ValueError(f"{settings.name} learns from {settings.data}: pass its pairs on (--pairs); lrt.sources reads "
-                         "them")
+        raise ValueError(f"{settings.name} learns from {settings.data}: pass its pairs on (--pairs); "
+                         "lrt.real.sources reads them")
     return tiny_pairs("train", settings.train_pairs, seed=seed)
 
 
@@ -64,7 +64,8 @@ def test_splits(settings: Profile) -> dict[str, Dataset]:
     ValueError for a profile of real pairs, which are judged on benchmarks.
     """
     if settings.data != "tiny":
-        raise ValueError(f"{settings.name} is judged on {', '.join(settings.benchmarks)}: read them with lrt.sources")
+        raise ValueError(f"{settings.name} is judged on {', '.join(settings.benchmarks)}: read them with "
+                         "lrt.real.sources")
     return {split: tiny_pairs(split, settings.test_pairs) for split in settings.splits}
 
 

@@ -183,7 +183,7 @@ def _refuse_pickles(name: str, where: str) -> None:
 
 
 def _nf4(dtype: torch.dtype, device: str | torch.device, trainable: bool) -> BitsAndBytesConfig:
-    """4 bits a weight for the language layers; output and vision tower stay as they are (lrt.memory counts so)."""
+    """4 bits a weight for the language layers; output and vision tower stay as they are (`lrt.machine.memory`)."""
     if torch.device(device).type != "cuda":
         raise ValueError("weights in 4 bits need a GPU: leave out 4bit")
     if trainable:

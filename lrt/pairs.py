@@ -17,7 +17,7 @@ Every source of pairs becomes a `datasets.Dataset` with the columns of `FEATURES
 | split | which split the row belongs to |
 | source | where it comes from: tiny, folder, imagereward, hpdv2, rapidata, pickapic |
 
-A folder of the user's own pairs is read into this schema by `lrt.folder`, the benchmarks' files by `lrt.sources`.
+A folder of the user's own pairs is read into this schema by `lrt.folder`, the benchmarks' files by `lrt.real.sources`.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """Settings by machine: what changes between a test run, a laptop and many GPUs is a profile, never the functions.
 
 `PROFILES` are the tiny world's, which run anywhere. `REAL` are for real pairs and Qwen2.5-VL; each is written for a
-card whose memory it must fit, which `lrt.memory` works out and `lrt doctor` compares with the machine at hand. The
-paper (arXiv 2506.22832) states neither learning rate nor image size, steps or hardware: those are our choice here, each
-with its reason. None of the real profiles has been run by this project.
+card whose memory it must fit, which `lrt.machine.memory` works out and `lrt doctor` compares with the machine at hand.
+The paper (arXiv 2506.22832) states neither learning rate nor image size, steps or hardware: those are our choice here,
+each with its reason. None of the real profiles has been run by this project.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Profile:
     data: str = "tiny"  # where training pairs come from: "tiny" draws them, any other has to be brought
     share: float = 1.0  # of the training prompts, by `in_share`
     benchmarks: tuple[str, ...] = ()  # what is judged in place of `splits`
-    size: str = ""  # the published shape behind `reasoner`, for the arithmetic of `lrt.memory`: "3B" or "7B"
+    size: str = ""  # the published shape behind `reasoner`, for the arithmetic of `lrt.machine.memory`: "3B" or "7B"
     device: str = "cpu"
     gpus: int = 0  # cards that train, each with the same share of a step's completions
     gpu_gb: float = 0.0  # memory of each, in GB (1e9 bytes) as torch reports it

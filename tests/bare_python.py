@@ -79,7 +79,7 @@ def build_wheel(root: Path, folder: Path) -> Path:
 
 
 def copy_project(root: Path, folder: Path) -> Path:
-    """What `lrt.badges` reads and writes, copied."""
+    """What `lrt.course.badges` reads and writes, copied."""
     folder.mkdir(exist_ok=True)
     for name in ("pyproject.toml", "README.md", "CITATION.cff"):
         shutil.copy(root / name, folder)

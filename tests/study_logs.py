@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from lrt.grid import Cell
-from lrt.probe import DIGITS, known
+from lrt.study.grid import Cell
+from lrt.study.probe import DIGITS, known
 
 SMALL = {"bases": ("nobody",), "steps": 4, "measure_every": 2, "measured_pairs": 8, "final_pairs": 12,
          "judges": ("reader", "llava")}

@@ -1,5 +1,5 @@
-"""Logs of a study that never was: answers drawn at random by policies of known habits, written as `lrt.probe` writes
-them."""
+"""Logs of a study that never was: answers drawn at random by policies of known habits, written as `lrt.study.probe`
+writes them."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import study_logs
 
-from lrt.grid import Cell
-from lrt.probe import DIGITS, known
+from lrt.study.grid import Cell
+from lrt.study.probe import DIGITS, known
 
 REWARDS = {  # method -> what its cell says of the reward
     "grpo": {},

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt import arms, models
-from lrt.arms import MeanListener, TruthReward, added_reward, listener_of, reward_functions, verdict_reward
-from lrt.grid import Cell, read_grid
+from lrt import models
 from lrt.pairs import scenes_of, tiny_pairs
 from lrt.prompts import verdict_of
 from lrt.rewards import accuracy_reward, format_reward
+from lrt.study import arms
+from lrt.study.arms import MeanListener, TruthReward, added_reward, listener_of, reward_functions, verdict_reward
+from lrt.study.grid import Cell, read_grid
 from lrt.traces import check_trace, corrupt, gold_trace, read_trace, write_completion
 from lrt.world import parse_prompt, rng
 

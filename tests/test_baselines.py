@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lrt.baselines import settings_of
-from lrt.cell import run_cell
-from lrt.claims import rendered
-from lrt.grid import Cell
-from lrt.logs import read_run, read_runs
-from lrt.outcomes import MEASURES, mean
 from lrt.runs import read_lines
-from lrt.study import untimed
-from lrt.study_tables import cost_table, costs
+from lrt.study.baselines import settings_of
+from lrt.study.cell import run_cell
+from lrt.study.claims import rendered
+from lrt.study.grid import Cell
+from lrt.study.logs import read_run, read_runs
+from lrt.study.outcomes import MEASURES, mean
+from lrt.study.pool import untimed
+from lrt.study.tables import cost_table, costs
 
 BASELINES = {
     "sft_answer": {"balance_votes": False},

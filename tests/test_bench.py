@@ -2,7 +2,8 @@
 
 import pytest
 
-from lrt import bench, pretrain, tiny
+from lrt import pretrain, tiny
+from lrt.machine import bench
 
 SMALL = tiny.Shape(text=32, layers=1, heads=2, vision=32, vision_layers=1, vision_heads=2)
 

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lrt import bench_arms, bench_gpu, bench_model, cli, cost_table, shapes
-from lrt.bench_arms import Injected
-from lrt.bench_model import SMALL, Bench, Geometry, Tokens
+from lrt import cli
 from lrt.grpo import GRPOSettings, train_grpo
 from lrt.listener import AdapterOffListener, LocalListener
+from lrt.machine import bench_arms, bench_gpu, bench_model, cost_table, shapes
+from lrt.machine.bench_arms import Injected
+from lrt.machine.bench_model import SMALL, Bench, Geometry, Tokens
 from lrt.rewards import ListenerReward, accuracy_reward, format_reward
 from lrt.runs import read_lines, write_lines
 

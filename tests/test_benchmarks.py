@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lrt import benchmarks, imagereward, published, score_report
-from lrt.benchmarks import score
 from lrt.cli import app
-from lrt.predictions import Predictions, template
-from lrt.ranked import Ranked, pairs_of
-from lrt.scores import Pair, scores_of
+from lrt.real import benchmarks, imagereward, published, score_report
+from lrt.real.benchmarks import score
+from lrt.real.predictions import Predictions, template
+from lrt.real.ranked import Ranked, pairs_of
+from lrt.real.scores import Pair, scores_of
 from lrt.stats import load_records
 
 REAL = Path(__file__).resolve().parents[1] / "../shared/data/imagereward/test_first120.json"

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from study_logs import cell, like_content, like_tint, written
 
-from lrt import beside
 from lrt.stats import Record
+from lrt.study import beside
 
 
 def yours(metric, value, method="grpo", seed=0, split="tint_uninformative"):

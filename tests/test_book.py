@@ -18,7 +18,10 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from lrt import book, book_assets, book_executed, book_lists
+from lrt.book import assets as book_assets
+from lrt.book import build as book
+from lrt.book import executed as book_executed
+from lrt.book import lists as book_lists
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -207,7 +210,8 @@ def test_committed_packages_are_pinned_and_the_vendored_folder_is_ignored():
 
 
 def test_every_module_stands_in_one_room_and_has_a_first_sentence(tmp_path):
-    there = {path.stem for path in (ROOT / "lrt").glob("*.py")} - set(book_lists.NOT_SHOWN)
+    files = [path.relative_to(ROOT / "lrt").with_suffix("") for path in (ROOT / "lrt").rglob("*.py")]
+    there = {".".join(file.parts) for file in files if file.name != "__init__"} - set(book_lists.NOT_SHOWN)
     named = [name for names in book_lists.rooms_of(ROOT / "lrt").values() for name in names]
     assert sorted(named) == sorted(there)
     assert [name for name in named if not book_lists.about(ROOT / "lrt" / f"{name}.py")] == []
@@ -232,14 +236,14 @@ def test_citation_names_every_author_of_the_paper():
 
 
 def test_every_arxiv_number_of_notebooks_and_docstrings_is_in_the_bibliography():
-    texts = [path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, *(ROOT / "lrt").glob("*.py")]]
+    texts = [path.read_text(encoding="utf-8") for path in [*NOTEBOOKS, *(ROOT / "lrt").rglob("*.py")]]
     cited = {number for text in texts for number in re.findall(r"arXiv[: ]+(\d{4}\.\d{4,5})", text)}
     known = set(re.findall(r"arXiv:(\d{4}\.\d{4,5})", (BOOK / "references.bib").read_text()))
     assert cited - known == set()
 
 
 def test_every_arm_named_among_the_neighbours_is_in_the_grid():
-    from lrt.grid import read_grid
+    from lrt.study.grid import read_grid
 
     text = (BOOK / "neighbours.md").read_text()
     rows = [line.split("|")[3] for line in text.splitlines() if line.startswith("| ") and "nearest arm" not in line]
@@ -371,5 +375,5 @@ def test_numbers_on_the_site_are_those_of_the_records(site):
 
 def test_docstrings_are_read_as_markdown_and_lead_to_one_another(site):
     page = (site / "reference" / "listeners-and-rewards.html").read_text("utf-8")
-    assert re.search(r"<table.*self_reading", page, re.S)  # the table in the docstring of lrt.arms
+    assert re.search(r"<table.*self_reading", page, re.S)  # the table in the docstring of lrt.study.arms
     assert re.search(r'href="#module-lrt.controls"[^>]*><code[^>]*>[^a-z]*<span class="pre">lrt.controls', page)

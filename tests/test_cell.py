@@ -7,20 +7,20 @@ from importlib.metadata import version
 
 import pytest
 
-from lrt import cell as one
-from lrt.arms import reward_functions
-from lrt.cell import grpo_settings, in_order, run_cell, short
-from lrt.claims import rendered
-from lrt.credit import PROPERTIES, CreditWatch
-from lrt.grid import Cell
 from lrt.grpo import GRPOSettings, train_grpo
-from lrt.logs import read_run, read_runs
 from lrt.models import load
 from lrt.pairs import tiny_pairs
-from lrt.probe import Fixed
 from lrt.runs import read_lines
-from lrt.study import check_unfinished, finished, untimed
-from lrt.study_tables import costs
+from lrt.study import cell as one
+from lrt.study.arms import reward_functions
+from lrt.study.cell import grpo_settings, in_order, run_cell, short
+from lrt.study.claims import rendered
+from lrt.study.credit import PROPERTIES, CreditWatch
+from lrt.study.grid import Cell
+from lrt.study.logs import read_run, read_runs
+from lrt.study.pool import check_unfinished, finished, untimed
+from lrt.study.probe import Fixed
+from lrt.study.tables import costs
 
 SMALL = Cell(
     "rule", 1, ("nobody", "reasoner"), "rule", steps=3, pairs_per_step=2, num_generations=2, train_pairs=12,

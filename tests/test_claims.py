@@ -7,14 +7,24 @@ import numpy as np
 import pytest
 from study_logs import cell, like_content, like_tint, two, written
 
-from lrt import claims
-from lrt.claims import Claim, claims_table, decide, effects, effects_table, read_claims, reference_of, rendered, write
-from lrt.grid import read_grid
-from lrt.logs import read_run, read_runs
 from lrt.models import data_dir
-from lrt.outcomes import measure, paired
-from lrt.seeds import hierarchical
 from lrt.stats import holm
+from lrt.study import claims
+from lrt.study.claims import (
+    Claim,
+    claims_table,
+    decide,
+    effects,
+    effects_table,
+    read_claims,
+    reference_of,
+    rendered,
+    write,
+)
+from lrt.study.grid import read_grid
+from lrt.study.logs import read_run, read_runs
+from lrt.study.outcomes import measure, paired
+from lrt.study.seeds import hierarchical
 
 FLIP = Claim("R1", "a reader", "Answers flip less often", "listener_reader", ("grpo", "rule"), "flip", "lower")
 

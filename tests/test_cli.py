@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from lrt import doctor, judging, models, pairs, pretrain, tiny, traces
+from lrt import judging, models, pairs, pretrain, tiny, traces
 from lrt.cli import app, printable
+from lrt.machine import doctor
 from lrt.stats import load_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -279,7 +280,7 @@ def test_doctor_finds_what_is_missing(monkeypatch, tmp_path):
 
 
 def test_a_notebook_that_fails_is_told_and_ends_with_1(monkeypatch, tmp_path):
-    from lrt import tutorial
+    from lrt.course import tutorial
 
     called = {}
 

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import lrt
-from lrt import badges, colab
+from lrt.course import badges, colab
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -111,7 +111,7 @@ COMPLETE = """
 import sys
 sys.path.insert(0, {root!r})
 {first}
-from lrt import colab
+from lrt.course import colab
 try:
     colab.complete("course")
 except colab.Stopped as stopped:
@@ -180,7 +180,8 @@ def test_a_notebook_shows_the_sentence_and_no_traceback():
     from IPython.utils.capture import capture_output
 
     with capture_output() as seen:
-        result = InteractiveShell().run_cell("from lrt.colab import Stopped\nraise Stopped('Restart needed: numpy')")
+        source = "from lrt.course.colab import Stopped\nraise Stopped('Restart needed: numpy')"
+        result = InteractiveShell().run_cell(source)
     assert isinstance(result.error_in_exec, colab.Stopped), "so that no further cell is run"
     assert "Restart needed: numpy" in seen.stdout and "Traceback" not in seen.stdout
 
@@ -236,7 +237,7 @@ def test_nothing_names_another_address():
     where = badges.address()
     name = where.rsplit("/", 1)[1]
     texts = [*NOTEBOOKS, *(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.py"), *ROOT.glob("*.md"),
-             *(ROOT / "lrt").glob("*.py"), *(ROOT / ".devcontainer").iterdir(), ROOT / "CITATION.cff",
+             *(ROOT / "lrt").rglob("*.py"), *(ROOT / ".devcontainer").iterdir(), ROOT / "CITATION.cff",
              *(path for path in (ROOT / "book/executed").glob("*.ipynb") if installs(read(path)))]
     found = {}
     for path in texts:
@@ -247,7 +248,7 @@ def test_nothing_names_another_address():
 
 
 def test_nothing_is_left_to_write(tmp_path):
-    """`python -m lrt.badges` was called after the last change of address, version or notebooks."""
+    """`python -m lrt.course.badges` was called after the last change of address, version or notebooks."""
     changed = badges.write(copy_project(ROOT, tmp_path))
     assert [path.name for path in changed if "executed" not in path.parts] == []
 
@@ -350,7 +351,8 @@ def test_the_container_sets_up_what_make_wants():
 AFTERWARDS = """
 import json, sys
 import lrt
-from lrt import models, study
+from lrt import models
+from lrt.study import pool as study
 print(json.dumps([sys.prefix, lrt.__file__, str(models.data_dir()), len(list(study.logs_folder().glob("*.jsonl")))]))
 """
 

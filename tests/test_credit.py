@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl.trainer.utils import nanstd
 
-from lrt.credit import PROPERTIES, CreditWatch, credit, shares_of_advantage
 from lrt.pairs import scenes_of, tiny_pairs
 from lrt.prompts import parse
 from lrt.rewards import accuracy_reward, advantages, format_reward
+from lrt.study.credit import PROPERTIES, CreditWatch, credit, shares_of_advantage
 from lrt.traces import check_trace, gold_trace, write_completion
 from lrt.world import parse_prompt
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from lrt import doctor, fitting
 from lrt.cli import app
-from lrt.fitting import Card, Machine, fit, smaller
-from lrt.memory import grpo_memory
+from lrt.machine import doctor, fitting
+from lrt.machine.fitting import Card, Machine, fit, smaller
+from lrt.machine.memory import grpo_memory
 from lrt.profiles import REAL
 
 T4 = Card("Tesla T4", 15.8, bf16=False)

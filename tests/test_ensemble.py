@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt import arms
 from lrt.async_rewards import AsyncListenerReward, listener_reward
 from lrt.controls import Binary
 from lrt.ensemble import COMBINE, MeanListener, combine, combined
 from lrt.rewards import ListenerReward
+from lrt.study import arms
 
 
 class Says:

@@ -13,8 +13,8 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from lrt import exercises
 from lrt.cli import app
+from lrt.course import exercises
 
 NOTEBOOKS = exercises.folder()
 TESTS = NOTEBOOKS / exercises.TESTS
@@ -290,7 +290,7 @@ def test_a_copy_that_is_filled_in_passes(tmp_path):
 def test_the_committed_adapters_are_made_from_the_notebooks():
     committed = (TESTS / "adapters.py").read_text(encoding="utf-8")
     assert committed == exercises.adapters(ALL), (
-        "changed an exercise? `python -m lrt.exercises`. Solving them? Work in a copy: `lrt exercises ../mine`")
+        "changed an exercise? `python -m lrt.course.exercises`. Solving them? Work in a copy: `lrt exercises ../mine`")
     functions = [node for node in ast.parse(committed).body if isinstance(node, ast.FunctionDef)]
     assert [node.name for node in functions] == list(GRADED)
     assert all(isinstance(node.body[-1], ast.Raise) and len(node.body) == 2 for node in functions)

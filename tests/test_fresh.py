@@ -5,9 +5,9 @@ import math
 import pytest
 from study_logs import cell, like_content, written
 
-from lrt import claims
-from lrt.fresh import fresh_rows, held_against
-from lrt.logs import read_runs
+from lrt.study import claims
+from lrt.study.fresh import fresh_rows, held_against
+from lrt.study.logs import read_runs
 
 
 def logs(folder, rights, first=0):

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt.cell import grpo_settings
-from lrt.grid import CHOICES, Cell, quick, read_grid, settings_file
 from lrt.grpo import trl_config
+from lrt.study.cell import grpo_settings
+from lrt.study.grid import CHOICES, Cell, quick, read_grid, settings_file
 
 GOOD = """
 [defaults]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrt import hpdv2, ranked, sources
+from lrt.real import hpdv2, ranked, sources
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/hpdv2"
 

@@ -20,9 +20,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from lrt import models, tiny
 from lrt.checkpoints import with_adapter
 from lrt.listener import LocalListener
+from lrt.machine.shapes import qwen_config
 from lrt.methods import DTYPES
 from lrt.prompts import ENGLISH_WORDING
-from lrt.shapes import qwen_config
 
 PROMPT = "a red fox in the snow"
 TRACE = "Image 1 shows a fox; image 2 shows a dog."

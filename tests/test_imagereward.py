@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt import imagereward, pairs, ranked, reading, sources
-from lrt.ranked import Ranked
+from lrt import pairs
+from lrt.real import imagereward, ranked, reading, sources
+from lrt.real.ranked import Ranked
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/imagereward"
 REAL = Path(__file__).resolve().parents[2] / "shared/data/imagereward"

@@ -7,10 +7,10 @@ import pytest
 from study_logs import cell, like_tint, lines, measurement, two, written
 from tiny_runs import build
 
-from lrt.cell import header, short
 from lrt.listener import LocalListener
-from lrt.logs import read_run, read_runs
-from lrt.probe import Fixed, known, measure
+from lrt.study.cell import header, short
+from lrt.study.logs import read_run, read_runs
+from lrt.study.probe import Fixed, known, measure
 
 
 def test_a_log_comes_back_whole(tmp_path):

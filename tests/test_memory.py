@@ -8,12 +8,12 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import DynamicCache, Qwen2VLImageProcessorPil
 
-from lrt import memory
 from lrt.checkpoints import LANGUAGE_LINEAR
+from lrt.machine import memory
+from lrt.machine.run_cost import BENCHMARK_PAIRS, H100, assumed, run_cost
+from lrt.machine.run_cost import table as cost_table
+from lrt.machine.shapes import meta_model, parameters, qwen_config
 from lrt.profiles import PROFILES, REAL
-from lrt.run_cost import BENCHMARK_PAIRS, H100, assumed, run_cost
-from lrt.run_cost import table as cost_table
-from lrt.shapes import meta_model, parameters, qwen_config
 
 SIZES = ("3B", "7B", "tiny")
 

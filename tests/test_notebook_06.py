@@ -14,7 +14,9 @@ import study_runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt import credit, stats, study
+from lrt import stats
+from lrt.study import credit
+from lrt.study import pool as study
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "06_controls.ipynb", as_version=4)
@@ -75,7 +77,7 @@ def test_solutions_run_on_the_notebook_s_own_names(full):
     ends = {name.strip(): np.array(two.split(), float) for name, two in re.findall(r"^(.*?): +\[(.*?)\]", said, re.M)}
     width = {name: high - low for name, (low, high) in ends.items()}
     assert max(width["seeds alone"], width["prompts alone"]) < width["seeds and prompts"]
-    assert width["seeds and prompts"] < width["lrt.seeds, with Student t"]
+    assert width["seeds and prompts"] < width["lrt.study.seeds, with Student t"]
     assert len(set(re.search(r"add up to (\S+); whole (\S+)", said).groups())) == 1
 
 

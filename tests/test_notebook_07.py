@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
 
-from lrt import stats, tutorial
-from lrt.progress import Display
+from lrt import stats
+from lrt.course import tutorial
+from lrt.course.progress import Display
 from lrt.runs import read_log
 
 pytestmark = pytest.mark.notebooks

@@ -6,10 +6,11 @@ import math
 import nbformat
 import pytest
 
-from lrt import models, page, profiles, stats, tutorial
-from lrt.progress import Display
+from lrt import models, profiles, stats
+from lrt.course import page, tutorial
+from lrt.course.progress import Display
 from lrt.runs import read_log
-from lrt.study import logs_folder
+from lrt.study.pool import logs_folder
 
 pytestmark = pytest.mark.notebooks
 SETTINGS = profiles.profile("ci")

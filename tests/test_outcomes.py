@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from study_logs import cell, like_content, like_tint, measurement, sides, two, written
 
-from lrt.logs import read_run
 from lrt.metrics import agree_conflict, mixture
-from lrt.outcomes import MEASURES, at_matched, best_by_validation, mean, measure, paired, trajectory, values
-from lrt.probe import known, table
+from lrt.study.logs import read_run
+from lrt.study.outcomes import MEASURES, at_matched, best_by_validation, mean, measure, paired, trajectory, values
+from lrt.study.probe import known, table
 
 NAN = float("nan")
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lrt import page, plots, story
+from lrt import plots, story
+from lrt.course import page
 from lrt.stats import Record
 
 NAN = float("nan")

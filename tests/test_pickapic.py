@@ -10,8 +10,9 @@ import pytest
 from datasets import IterableDataset, load_dataset
 from PIL import Image
 
-from lrt import pairs, pickapic, sources
-from lrt.reading import NoVote
+from lrt import pairs
+from lrt.real import pickapic, sources
+from lrt.real.reading import NoVote
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/pickapic"
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt import evaluate, imagereward, pairs, predictions
-from lrt.predictions import Predictions, from_judgements, names_of, read, template, write
-from lrt.ranked import Ranked
-from lrt.scores import orders, ranked_of, scores_of
+from lrt import evaluate, pairs
+from lrt.real import imagereward, predictions
+from lrt.real.predictions import Predictions, from_judgements, names_of, read, template, write
+from lrt.real.ranked import Ranked
+from lrt.real.scores import orders, ranked_of, scores_of
 
 CATS = Ranked("cats", "two cats", ("a.png", "b.png", "c.png"), (1.0, 2.0, 2.0))
 DOGS = Ranked("dogs", "a dog", ("a.png", "d.png"), (2.0, 1.0))

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import build
 
-from lrt import models, probe
+from lrt import models
 from lrt.contradiction import listen
 from lrt.evaluate import judge, judgements
 from lrt.listener import LocalListener
 from lrt.pairs import SPLITS, scenes_of, split_prompts, tiny_pairs
-from lrt.probe import Fixed, fixed_pairs, known, measure, numbers, probabilities, table
 from lrt.prompts import verdict_of
+from lrt.study import probe
+from lrt.study.probe import Fixed, fixed_pairs, known, measure, numbers, probabilities, table
 from lrt.traces import check_trace, gold_trace, write_completion
 from lrt.world import parse_prompt
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrt import pairs, rapidata, sources
+from lrt import pairs
+from lrt.real import rapidata, sources
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/rapidata"
 IMAGE = {"bytes": pairs.png(np.zeros((28, 28, 3), "uint8")), "path": None}

@@ -1,11 +1,11 @@
-"""Notebook 07's figures show the numbers that `lrt.memory` and `lrt.run_cost` work out."""
+"""Notebook 07's figures show the numbers that `lrt.machine.memory` and `lrt.machine.run_cost` work out."""
 
 import pytest
 
-from lrt.memory import grpo_memory
+from lrt.machine.figures import hours_bars, in_words, memory_bars, memory_parts
+from lrt.machine.memory import grpo_memory
+from lrt.machine.run_cost import run_cost
 from lrt.profiles import REAL
-from lrt.real_figures import hours_bars, in_words, memory_bars, memory_parts
-from lrt.run_cost import run_cost
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt.seeds import hierarchical, prediction
 from lrt.stats import t_quantile
+from lrt.study.seeds import hierarchical, prediction
 
 NAN = float("nan")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from lrt import shapes
+from lrt.machine import shapes
 
 sides = st.integers(1, 21).map(lambda n: 2 * n)  # patches come in squares of 2 x 2
 

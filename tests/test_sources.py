@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from lrt import datacheck, overlap, pairs, samples, sources
+from lrt import pairs
 from lrt.cli import app
+from lrt.real import datacheck, overlap, samples, sources
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "data/samples"

@@ -9,18 +9,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lrt import study
-from lrt.cell import run_cell
-from lrt.grid import Cell
-from lrt.jobs import only_run
-from lrt.study import check_unfinished, finished, log_of, run_study, untimed
+from lrt.course.jobs import only_run
+from lrt.study import pool as study
+from lrt.study.cell import run_cell
+from lrt.study.grid import Cell
+from lrt.study.pool import check_unfinished, finished, log_of, run_study, untimed
 
 SMALL = Cell(
     "grpo", 0, ("reasoner",), weights=(1.0, 0.5), steps=1, pairs_per_step=2, num_generations=2, train_pairs=12,
     measure_every=2, measured_pairs=2, final_pairs=2, judges=(),
 )
 
-# Stands in for `python -m lrt.cell RUN_DIR LOG PID`: what it does depends on the cell's name.
+# Stands in for `python -m lrt.study.cell RUN_DIR LOG PID`: what it does depends on the cell's name.
 FAKE = """#!/bin/sh
 name=$(basename "$3")
 events=$(dirname "$3")/events

@@ -7,10 +7,11 @@ from PIL import Image
 from study_logs import cell, like_content, like_tint, written
 from test_page import a_run
 
-from lrt import page, study_page
-from lrt.claims import read_claims
-from lrt.grid import read_grid
-from lrt.logs import read_runs
+from lrt.course import page
+from lrt.study import page as study_page
+from lrt.study.claims import read_claims
+from lrt.study.grid import read_grid
+from lrt.study.logs import read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lrt import claims, grid, logs, outcomes, stats, study_plots, style
-from lrt import study_story as story
-from lrt import study_tables as tables
-from lrt.claims import Claim, Comparison, Decision, Effect
+from lrt import stats, style
+from lrt.study import claims, grid, logs, outcomes, story, tables
+from lrt.study import plots as study_plots
+from lrt.study.claims import Claim, Comparison, Decision, Effect
 
 NAN = math.nan
 

@@ -13,8 +13,9 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lrt import jobs, progress, stats, tutorial
-from lrt.progress import Phases, Stage
+from lrt import stats
+from lrt.course import jobs, progress, tutorial
+from lrt.course.progress import Phases, Stage
 from lrt.stats import Record
 
 PARAMETERS = 'profile = "laptop"\nrun_dir = "runs"\nseed = 0'

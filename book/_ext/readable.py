@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -73,14 +74,14 @@ def documented(name: str, module: str) -> str:
         parts = full.split(".")
         if parts[0] != "lrt" or len(parts) < 2 or any(part.startswith("_") for part in parts) or parts[1] == "cli":
             continue
-        try:
-            found = owner = importlib.import_module(".".join(parts[:2]))
-        except ImportError:
-            continue
-        for part in parts[2:]:
-            found = getattr(found, part, None)
-        defined = inspect.isfunction(found) or inspect.isclass(found)
-        if found is owner or (len(parts) == 3 and defined and found.__module__ == owner.__name__ and found.__doc__):
+        owner, rest = importlib.import_module("lrt"), parts[1:]
+        while rest and importlib.util.find_spec(f"{owner.__name__}.{rest[0]}"):
+            owner, rest = importlib.import_module(f"{owner.__name__}.{rest[0]}"), rest[1:]
+            if not hasattr(owner, "__path__"):
+                break
+        found = getattr(owner, rest[0], None) if len(rest) == 1 else None
+        defined = (inspect.isfunction(found) or inspect.isclass(found)) and found.__module__ == owner.__name__
+        if owner.__name__ != "lrt" and (not rest and not hasattr(owner, "__path__") or defined and found.__doc__):
             return full
     return ""
 

@@ -2,7 +2,8 @@
 
 Replace a `raise` by your own lines, and leave name, arguments and docstring as they are. An array's name ends in its
 dimensions, as in the notebooks: B pairs or judgements, G completions of a group, N completions, T tokens.
-(Made by `python -m lrt.exercises`; `lrt exercises FOLDER` copies the notebooks without their solutions, and this.)
+(Made by `python -m lrt.course.exercises`; `lrt exercises FOLDER` copies the notebooks without their solutions, and
+this.)
 """
 
 import math  # noqa: F401 (what you may need is here, and you may import more)

@@ -1,0 +1,1 @@
+"""The book: the site that `make book` makes."""

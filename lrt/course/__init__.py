@@ -1,0 +1,1 @@
+"""The course: running the notebooks, the page of a run, exercises, Colab."""

@@ -1,0 +1,1 @@
+"""What a machine can do: what fits, how long it takes, what it costs."""

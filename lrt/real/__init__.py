@@ -1,0 +1,1 @@
+"""Real pairs: readers of the benchmarks' files, and the rules by which each benchmark is scored."""

@@ -1,0 +1,1 @@
+"""The study: a grid of runs, their logs, and what follows from them."""

@@ -1,0 +1,57 @@
+"""Do runs that nobody has looked at yet fall where the study says that single runs fall?
+
+A study's intervals are a promise about runs that were not made. `data/study/fresh` holds logs of seeds beyond the
+study's own; no claim is decided with them. Each is held against the 95 % *prediction* interval of its method
+(`seeds.prediction`: where one new run would lie), which the study's own runs give.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrt.study.logs import Run
+from lrt.study.outcomes import mean
+from lrt.study.seeds import prediction
+
+MEASURES = ("flip", "conflict", "in_distribution", "truth", "contradiction/llava")
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A new run in one measure, and what was expected of it."""
+
+    method: str
+    seed: int
+    measure: str
+    value: float
+    low: float  # NaN ends with fewer than two runs of the method in the study
+    high: float
+    runs: int  # of the study, behind the interval
+
+    @property
+    def inside(self) -> bool:
+        return self.low <= self.value <= self.high
+
+
+def held_against(runs: Sequence[Run], fresh: Sequence[Run], measures: Sequence[str] = MEASURES) -> list[Fresh]:
+    """Every fresh run against the study's runs of its method. ValueError for a seed that the study has too."""
+    known = {(run.cell.method, run.cell.seed) for run in runs}
+    found = []
+    for run in fresh:
+        if (run.cell.method, run.cell.seed) in known:
+            raise ValueError(f"{run.cell.name} is no fresh seed: the study has it")
+        for name in measures:
+            of = [mean(own.final, name) for own in runs if own.cell.method == run.cell.method]
+            expected = prediction(of)
+            found.append(Fresh(run.cell.method, run.cell.seed, name, mean(run.final, name), *expected[1:3], expected.n))
+    return found
+
+
+def fresh_rows(found: Sequence[Fresh]) -> list[list[str]]:
+    """method, measure, seeds of the study, prediction interval, the fresh runs, how many are inside; in per cent."""
+    rows = []
+    for method, name in dict.fromkeys((f.method, f.measure) for f in found):
+        own = [f for f in found if (f.method, f.measure) == (method, name)]
+        values = ", ".join(f"{100 * f.value:.1f}" for f in own)
+        interval = f"[{100 * own[0].low:.1f}, {100 * own[0].high:.1f}]" if own[0].runs > 1 else ""
+        rows.append([method, name, str(own[0].runs), interval, values, f"{sum(f.inside for f in own)} of {len(own)}"])
+    return rows

@@ -1,0 +1,298 @@
+"""What each run of the study did to each measured pair, and how two methods differ.
+
+A measure (`MEASURES`) gives one value a pair, NaN where it does not apply, from the table of one measurement
+(`probe.table`). Runs are compared within a seed, on the pairs that both measured: at the last step (`paired`), or where
+both are as accurate in distribution (`at_matched`). An unparsable answer is wrong wherever being right is counted. What
+is measured on traces does not apply to a judge that writes none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lrt.contradiction import contradictions, disagreement
+from lrt.metrics import mixture
+from lrt.study.logs import Run
+
+STATEMENTS = 18  # of two images: what a trace says at most
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that each pair has in each measurement."""
+
+    label: str  # for axes and tables
+    better: Literal["higher", "lower"] | None
+    about: str  # what it is, in one sentence
+    of: Callable[[pd.DataFrame, str], np.ndarray]  # (table, listener or "") -> (B,)
+
+
+# --- what measures are made of ---------------------------------------------------------------------------------------
+
+
+def _where_sampled(table: pd.DataFrame, value_B: np.ndarray) -> np.ndarray:
+    """NaN where nothing was sampled, by a judge that writes no text: that is not the same as an unparsable sample."""
+    return np.where(table["sampled_said"].isna(), np.nan, value_B)
+
+
+def _right(table: pd.DataFrame, answer_B: np.ndarray) -> np.ndarray:
+    """1 where the answer is the truly better image, 0 where not or unparsable, NaN where neither is better."""
+    better_B = table["better"].to_numpy()
+    return np.where(np.isnan(better_B), np.nan, answer_B == better_B)
+
+
+def _by_tint(table: pd.DataFrame, agrees: bool) -> np.ndarray:
+    """Right answers where the tint agrees with the content (or conflicts): each pair was shown with both."""
+    better_B, warm_B, answers_B, swapped_B = (table[c].to_numpy() for c in ("better", "warm", "answers", "swapped"))
+    answer_B = np.where((warm_B == better_B) == agrees, answers_B, swapped_B)
+    return np.where(np.isnan(warm_B), np.nan, _right(table, answer_B))
+
+
+def _mixed(table: pd.DataFrame, split: str) -> np.ndarray:
+    return mixture(_by_tint(table, True), _by_tint(table, False))[split]
+
+
+def _differ(one: pd.Series, other: pd.Series) -> np.ndarray:
+    return np.where(one.isna() | other.isna(), np.nan, (one != other).astype(float))
+
+
+def _share(true: pd.Series, said: pd.Series) -> np.ndarray:
+    return (true / said.where(said > 0)).to_numpy()
+
+
+def _contradicts(table: pd.DataFrame, listener: str, side: str) -> np.ndarray:
+    """1 where the listener's choice is not the image in the column `side`."""
+    return contradictions(pd.DataFrame({"answer": table[side]}), table[f"sampled_p/{listener}"])
+
+
+def _doubts(table: pd.DataFrame, listener: str, side: str) -> np.ndarray:
+    """1 - p of the listener on the image in the column `side`."""
+    return disagreement(pd.DataFrame({"answer": table[side]}), table[f"sampled_p/{listener}"])
+
+
+MEASURES = {
+    "agree": Measure(
+        "right, tint agrees", "higher",
+        "Greedy accuracy against the utility where the warm image is the better one.",
+        lambda t, _: _by_tint(t, True)),
+    "conflict": Measure(
+        "right, tint conflicts", "higher",
+        "Greedy accuracy against the utility where the warm image is the worse one.",
+        lambda t, _: _by_tint(t, False)),
+    "in_distribution": Measure(
+        "right in distribution", "higher",
+        "Greedy accuracy where the better image is warm in nine pairs of ten: 0.9 agree + 0.1 conflict.",
+        lambda t, _: _mixed(t, "in_distribution")),
+    "uninformative": Measure(
+        "right, tint uninformative", "higher",
+        "Greedy accuracy where the tint says nothing: the mean of agree and conflict.",
+        lambda t, _: _mixed(t, "tint_uninformative")),
+    "reversed": Measure(
+        "right, tint reversed", "higher",
+        "Greedy accuracy where the better image is cool in nine pairs of ten: 0.1 agree + 0.9 conflict.",
+        lambda t, _: _mixed(t, "tint_reversed")),
+    "flip": Measure(
+        "answers that flip", "lower",
+        "How often the greedy answer changes when only the tint is swapped; both must be parsable.",
+        lambda t, _: _differ(t["answers"], t["swapped"])),
+    "parsable": Measure(
+        "parsable", "higher",
+        "Greedy completions in the format.",
+        lambda t, _: t["answers"].notna()),
+    "first": Measure(
+        "answers with the first", None,
+        "The share of greedy answers that name the first image: a position bias, if far from a half.",
+        lambda t, _: t["answers"].eq(1).where(t["answers"].notna())),
+    "greedy_truth": Measure(
+        "true statements, greedy", "higher",
+        "The share of a greedy trace's statements that are true, averaged over traces that state something.",
+        lambda t, _: _share(t["true"], t["said"])),
+    "sampled_right": Measure(
+        "right, sampled", "higher",
+        "Accuracy of sampled answers against the utility, tints as drawn.",
+        lambda t, _: _where_sampled(t, _right(t, t["sampled"].to_numpy()))),
+    "sampled_parsable": Measure(
+        "parsable, sampled", "higher",
+        "Sampled completions in the format.",
+        lambda t, _: _where_sampled(t, t["sampled"].notna())),
+    "truth": Measure(
+        "true statements", "higher",
+        "The share of a sampled trace's statements that are true, averaged over traces that state something.",
+        lambda t, _: _share(t["sampled_true"], t["sampled_said"])),
+    "coverage": Measure(
+        "statements made", None,
+        f"Statements of a sampled trace that can be checked, over {STATEMENTS}, the most that there can be.",
+        lambda t, _: t["sampled_said"] / STATEMENTS),
+    "told": Measure(  # added later (PLAN.md): a trace that states nothing has no share of true ones
+        "true statements made", "higher",
+        f"True statements of a sampled trace over {STATEMENTS}, the most that there can be: truth x coverage.",
+        lambda t, _: t["sampled_true"] / STATEMENTS),
+    "departs": Measure(
+        "departs from its own verdict", "lower",
+        "How often a sampled answer differs from the verdict that its own trace states.",
+        lambda t, _: _differ(t["sampled"], t["sampled_verdicts"])),
+    "contradiction/<listener>": Measure(
+        "contradicts {listener}", "lower",
+        "How often a sampled answer differs from what {listener} chooses after its trace; p = 0.5 counts a half.",
+        lambda t, ear: _contradicts(t, ear, "sampled")),
+    "disagreement/<listener>": Measure(
+        "1 - p of {listener}", "lower",
+        "1 - p of {listener} on the side of a sampled answer, after its trace.",
+        lambda t, ear: _doubts(t, ear, "sampled")),
+    "followed/<listener>": Measure(
+        "{listener} follows", None,
+        "How often {listener} is led to the sampled answer by its trace, right or wrong: 1 - contradiction.",
+        lambda t, ear: 1 - _contradicts(t, ear, "sampled")),
+    "listener_right/<listener>": Measure(
+        "{listener} is right", "higher",
+        "How often {listener} chooses the truly better image after a sampled trace; what it did not hear is left out.",
+        lambda t, ear: 1 - _contradicts(t, ear, "better")),
+    "listener_p/<listener>": Measure(
+        "p of {listener} on the better image", "higher",
+        "p of {listener} on the truly better image after a sampled trace: what its reward pays, without votes' noise.",
+        lambda t, ear: 1 - _doubts(t, ear, "better")),
+}
+
+
+def measure(name: str) -> Measure:
+    """The measure of a name such as "flip" or "contradiction/llava". ValueError lists those that there are."""
+    family, slash, listener = name.partition("/")
+    key = f"{family}/<listener>" if slash else name
+    if key not in MEASURES or (slash and not listener):
+        raise ValueError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
+    found = MEASURES[key]
+    return replace(found, label=found.label.format(listener=listener), about=found.about.format(listener=listener))
+
+
+def values(table: pd.DataFrame, name: str) -> np.ndarray:
+    """(B,) the measure of each pair; NaN where it does not apply. ValueError for a measure, or a listener, that there
+    is not."""
+    found, listener = measure(name), name.partition("/")[2]
+    if listener and f"sampled_p/{listener}" not in table:
+        ears = [column.partition("/")[2] for column in table if column.startswith("sampled_p/")]
+        raise ValueError(f"{name}: {listener!r} did not hear the traces; {', '.join(ears) or 'nobody'} did")
+    return np.asarray(found.of(table, listener), dtype=float)
+
+
+def mean(table: pd.DataFrame, name: str) -> float:
+    """The mean over pairs; NaN if the measure applies to none."""
+    found = values(table, name)
+    return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
+
+
+def trajectory(runs: Sequence[Run], name: str) -> pd.DataFrame:
+    """method, seed, step, value: means over the first measured pairs, at every measured step, the last included."""
+    rows = [
+        (run.cell.method, run.cell.seed, step, mean(table, name))
+        for run in runs
+        for step, table in run.history().items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "seed", "step", "value"])
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+class Paired(NamedTuple):
+    """Differences on the same pairs, a row a seed; `seeds.hierarchical` takes the last two."""
+
+    seeds: tuple[int, ...]
+    d_SB: np.ndarray  # a - b; NaN where the measure does not apply to one of the two
+    prompt_id_B: np.ndarray
+
+
+def paired(runs_a: Sequence[Run], runs_b: Sequence[Run] | Literal["base"], name: str) -> Paired:
+    """a - b at the last step, by seed; the runs of one method each, on the first pairs that all of them measured.
+
+    `"base"` is the model before training: step 0 of the runs of a.
+    Seeds that one of the two lacks are left out; none in common give arrays of size 0. ValueError for two runs with one
+    seed.
+    """
+    a = _by_seed(runs_a)
+    if runs_b == "base":
+        b = {seed: run.measures[0] for seed, run in a.items()}
+    else:
+        b = {seed: run.final for seed, run in _by_seed(runs_b).items()}
+    return _paired({seed: run.final for seed, run in a.items()}, b, name)
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
+    found: dict[int, Run] = {}
+    for run in runs:
+        if (other := found.setdefault(run.cell.seed, run)) is not run:
+            raise ValueError(f"two runs with seed {run.cell.seed}: {other.cell.name} and {run.cell.name}")
+    return found
+
+
+def _paired(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], name: str) -> Paired:
+    measure(name)
+    seeds = tuple(sorted(set(a) & set(b)))
+    if not seeds:
+        return Paired((), np.empty((0, 0)), np.empty(0, dtype=object))
+    n = min(len(tables[seed]) for tables in (a, b) for seed in seeds)
+    d_SB = np.stack([values(a[seed][:n], name) - values(b[seed][:n], name) for seed in seeds])
+    return Paired(seeds, d_SB, a[seeds[0]]["prompt_id"].to_numpy(object)[:n])
+
+
+class Matched(NamedTuple):
+    """Differences, and how they came about: seed, level, step_a, step_b, difference (the mean), a row a seed."""
+
+    paired: Paired
+    by_seed: pd.DataFrame
+
+
+def at_matched(runs_a: Sequence[Run], runs_b: Sequence[Run], name: str, level_of: str = "in_distribution",
+               steps: pd.DataFrame | None = None) -> Matched:
+    """a - b where both runs of a seed are equally far: each at its own step of `matched_steps`, on the first measured
+    pairs. `steps`: what `matched_steps` gave, if it is at hand (for several measures of the same runs)."""
+    a, b = _by_seed(runs_a), _by_seed(runs_b)
+    steps = matched_steps(runs_a, runs_b, level_of) if steps is None else steps
+    at_a = {seed: a[seed].history()[step] for seed, step in zip(steps["seed"], steps["step_a"], strict=True)}
+    at_b = {seed: b[seed].history()[step] for seed, step in zip(steps["seed"], steps["step_b"], strict=True)}
+    found = _paired(at_a, at_b, name)
+    return Matched(found, steps.assign(difference=pd.DataFrame(found.d_SB).mean(axis=1)))
+
+
+def matched_steps(runs_a: Sequence[Run], runs_b: Sequence[Run], level_of: str = "in_distribution") -> pd.DataFrame:
+    """seed, level, step_a, step_b: for each seed the highest level that both runs reach, and the first measured step at
+    which each does.
+
+    A run's level at a step is the highest value so far of its trajectory of `level_of`, smoothed by medians of three
+    neighbouring measurements (the two ends stay as they are): one lucky measurement in between reaches nothing. If one
+    run never gets above the base, the level is the base's, and both are taken at step 0, where they do not differ.
+    """
+    a, b = _by_seed(runs_a), _by_seed(runs_b)
+    rows = []
+    for seed in sorted(set(a) & set(b)):
+        so_far = [_so_far(runs[seed], level_of) for runs in (a, b)]
+        level = min(reached.max() for reached in so_far)
+        rows.append((seed, level, *(int(reached.index[reached >= level][0]) for reached in so_far)))
+    return pd.DataFrame(rows, columns=["seed", "level", "step_a", "step_b"])
+
+
+def _so_far(run: Run, name: str) -> pd.Series:
+    """step -> the highest level so far. ValueError if there is a step without any."""
+    raw = trajectory([run], name).set_index("step")["value"]
+    if raw.isna().any():
+        raise ValueError(f"{run.cell.name}: {name} applies to no pair at step {raw.index[raw.isna()][0]}")
+    return raw.rolling(3, center=True).median().fillna(raw).cummax()
+
+
+class Best(NamedTuple):
+    step: int
+    chosen_at: float  # accuracy in distribution on the pairs that chose it
+    table: pd.DataFrame  # the other pairs at that step: judge it on these
+
+
+def best_by_validation(run: Run) -> Best:
+    """The checkpoint that somebody with validation pairs would keep: the measured step with the highest accuracy in
+    distribution on the first half of the measured prompts (of equals the earliest), and the other half to judge it."""
+    tables = run.history()
+    prompts = list(dict.fromkeys(tables[0]["prompt_id"]))
+    chooses_B = tables[0]["prompt_id"].isin(prompts[: len(prompts) // 2]).to_numpy()
+    score = {step: mean(table[chooses_B], "in_distribution") for step, table in tables.items()}
+    best = max(score, key=lambda step: (score[step], -step))
+    return Best(best, score[best], tables[best][~chooses_B])

@@ -1,0 +1,85 @@
+"""The study for those who only look in: what the page of a run, the README and the book say and show of it.
+
+    python -m lrt.study.page     # the README's picture and the lines below it, again from data/study
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrt.runs import write_text
+from lrt.study import claims
+from lrt.study import plots as study_plots
+from lrt.study import story as study_story
+from lrt.study import tables as study_tables
+from lrt.study.grid import Grid, read_grid
+from lrt.study.logs import Run, read_runs
+from lrt.study.pool import logs_folder
+from lrt.style import save
+
+LISTENERS = ("listener_base", "listener_reader")
+NAME = "study_effects"  # of the picture, as notebook 06 calls it
+MARKS = "<!-- study: made by `make picture` -->", "<!-- end of study -->"
+
+
+def first_tier(runs: Sequence[Run], grid: Grid) -> list[Run]:
+    """The runs that decide the claims."""
+    return [run for run in runs if run.cell.method in grid.tiers[0].methods]
+
+
+def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -> list[str]:
+    """How much of the study is there, what it says of the claims, and of each listener: prevents, delays or neither."""
+    main = first_tier(runs, grid)
+    told = study_story.present(runs, grid)[:1]
+    if not main:
+        return told
+    flips = claims.effects(main, measures=["flip"])
+    matched = claims.effects(main, measures=["flip"], matched=True)
+    longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
+    long = claims.effects(longer, "grpo_long", ["flip"])
+    told += study_story.decided([claims.decide(claim, runs) for claim in asked], details=False)
+    told += [study_story.prevents(flips, matched, long if method == "listener_reader" else [], method)
+             for method in LISTENERS]
+    return told
+
+
+def draw(runs: Sequence[Run], grid: Grid, folder: str | Path) -> Path | None:
+    """The differences from plain GRPO at the last step, as NAME.png in a folder; None without any."""
+    main = first_tier(runs, grid)
+    names = study_tables.measured(main)
+    effects, table = claims.effects(main, measures=names), study_tables.differences(main, names)
+    if not effects or not len(table):
+        return None
+    path = Path(folder) / f"{NAME}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(study_plots.at_the_end(table, effects), path, study_story.effects_alt(effects))
+    return path
+
+
+def whole() -> tuple[list[Run], Grid, list[claims.Claim]]:
+    """The committed study: its runs, its grid, its claims. Seconds, for all of its logs."""
+    return read_runs(logs_folder()), read_grid(), claims.read_claims()
+
+
+def readme_block(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -> str:
+    """What stands between MARKS in the README."""
+    main = first_tier(runs, grid)
+    alt = study_story.effects_alt(claims.effects(main, measures=study_tables.measured(main)))
+    picture = f"![{alt}](book/figures/{NAME}.png)"
+    lines = "\n".join(f"- {text}" for text in paragraphs(runs, grid, asked))
+    return f"{MARKS[0]}\n{picture}\n\n*Tiny world, every run of it trained here.*\n\n{lines}\n{MARKS[1]}"
+
+
+def in_readme(text: str, block: str) -> str:
+    """The README with a new block. ValueError if its marks are not there, once each."""
+    pattern = re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1])
+    if len(re.findall(pattern, text, re.S)) != 1:
+        raise ValueError(f"README.md: {MARKS[0]} ... {MARKS[1]} must stand there once")
+    return re.sub(pattern, lambda _: block, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    found, root = whole(), Path(__file__).resolve().parents[2]
+    draw(*found[:2], root / "book" / "figures")
+    readme = root / "README.md"
+    write_text(readme, in_readme(readme.read_text(encoding="utf-8"), readme_block(*found)))

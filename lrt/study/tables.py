@@ -1,0 +1,277 @@
+"""The study's runs as tables for figures and sentences: one row a run, or a run and step. Nothing is drawn here, and
+nothing decided (`lrt.study.claims` decides).
+
+Every function takes what `logs.read_runs` returns, or a part of it, and works with whatever is there: a table of
+nothing is empty, an interval over one seed has NaN ends.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lrt.contradiction import EDGES
+from lrt.pairs import tiny_votes
+from lrt.runs import balanced_order, row_order
+from lrt.stats import NAN, bootstrap, ece, several_seeds
+from lrt.study.credit import PROPERTIES
+from lrt.study.logs import Run
+from lrt.study.outcomes import mean, paired, trajectory, values
+from lrt.study.seeds import hierarchical
+from lrt.style import in_order, look
+
+PLAIN = "grpo"  # the method that the others are held against
+JUDGE = "llava"  # the listener that rewards nobody in tier 1
+MAIN = ("flip", "conflict", f"contradiction/{JUDGE}", "truth")
+
+
+def of_methods(runs: Iterable[Run], methods: Iterable[str] | None = None) -> dict[str, list[Run]]:
+    """method -> its runs, in the order of the figures; only `methods`, if given."""
+    wanted = list(runs) if methods is None else [run for run in runs if run.cell.method in set(methods)]
+    return {m: [run for run in wanted if run.cell.method == m] for m in in_order(r.cell.method for r in wanted)}
+
+
+def measured(runs: Iterable[Run], names: Sequence[str] = MAIN) -> list[str]:
+    """Those measures whose listener heard the traces of every run."""
+    ears = [set(run.cell.judges) for run in runs]
+    return [name for name in names if all({name.partition("/")[2]} <= own | {""} for own in ears)]
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.DataFrame:
+    """Mean, low, high (95 %, t over seeds), seeds of a column, for each group of `by`; NaN values are left out."""
+    rows = []
+    for key, own in table.groupby(list(by), sort=False):
+        found = several_seeds(own[column]) if len(own) else (NAN, NAN, NAN, 0)
+        rows.append((*key, *found))
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds"])
+
+
+# --- one measure, run by run -----------------------------------------------------------------------------------------
+
+
+def curves(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
+    """measure, method, seed, step, value: each run's mean over the first measured pairs at every measured step."""
+    tables = [trajectory(runs, name).assign(measure=name) for name in names]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["measure", "method", "seed"])
+
+
+def differences(runs: Sequence[Run], names: Sequence[str], reference: str = PLAIN) -> pd.DataFrame:
+    """measure, method, seed, value, low, high: each run's difference from the reference's run of the same seed at the
+    last step. The interval is over prompts, for this one run: it says nothing of another seed."""
+    of, rows = of_methods(runs), []
+    for method in of if reference in of else ():
+        for name in names if method != reference else ():
+            found = paired(of[method], of[reference], name)
+            for seed, d_B in zip(found.seeds, found.d_SB, strict=True):
+                rows.append((name, method, seed, *bootstrap(d_B, found.prompt_id_B)[:3]))
+    return pd.DataFrame(rows, columns=["measure", "method", "seed", "value", "low", "high"])
+
+
+class Split(NamedTuple):
+    """Two seeds of one comparison that tell opposite stories."""
+
+    measure: str
+    method: str
+    up: int  # the seed of the highest difference, and of the lowest
+    down: int
+    clear: bool  # both intervals over prompts leave out 0: each alone would pass for a finding
+    table: pd.DataFrame  # of all seeds: see `differences`
+
+
+def two_stories(table: pd.DataFrame) -> Split | None:
+    """The comparison whose seeds disagree most: the one where the smaller of the two opposite differences is largest,
+    among those where both are clear, if there are any. None if no comparison has differences on both sides of 0."""
+    found = []
+    for (name, method), own in table.groupby(["measure", "method"], sort=False):
+        up, down = own.loc[own["value"].idxmax()], own.loc[own["value"].idxmin()]
+        if up["value"] > 0 > down["value"]:
+            clear = bool(up["low"] > 0 > down["high"])
+            found.append((clear, min(up["value"], -down["value"]),
+                          Split(name, method, int(up["seed"]), int(down["seed"]), clear, own)))
+    return max(found, key=lambda row: row[:2])[2] if found else None
+
+
+# --- traces and listeners --------------------------------------------------------------------------------------------
+
+
+def accuracy_by_bin(runs: Sequence[Run], listener: str = JUDGE, edges=EDGES) -> list[dict]:
+    """Accuracy of sampled answers in bins of 1 - p of a listener on the answer, for the runs of one method: dicts of
+    low, high, accuracy, lo, hi, n, as `plots.accuracy_by_disagreement` draws them. Several runs: the mean over seeds,
+    with an interval over seeds and prompts; one run: over prompts. A bin holds low <= d < high, the last also 1."""
+    n = min(len(run.final) for run in runs)
+    prompts = runs[0].final["prompt_id"].to_numpy()[:n]
+    d_SB, right_SB = (np.stack([values(run.final[:n], name) for run in runs])
+                      for name in (f"disagreement/{listener}", "sampled_right"))
+    rows = []
+    for low, high in pairwise(edges):
+        inside_SB = np.where((d_SB >= low) & ((d_SB < high) | (high == 1)), right_SB, NAN)
+        with_any = ~np.isnan(inside_SB).all(axis=1)
+        one = with_any.sum() == 1
+        found = bootstrap(inside_SB[with_any][0], prompts) if one else hierarchical(inside_SB, prompts)[0]
+        rows.append({"low": low, "high": high, "accuracy": found.value, "lo": found.low, "hi": found.high,
+                     "n": found.n})
+    return rows
+
+
+def last(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
+    """method, seed, and a column a measure: each run's mean at the last step, over all pairs."""
+    rows = [(run.cell.method, run.cell.seed, *(mean(run.final, name) for name in names)) for run in runs]
+    return pd.DataFrame(rows, columns=["method", "seed", *names])
+
+
+def rewarding_listener(run: Run) -> str | None:
+    """The one listener that a run's reward is made of, if it also heard the measured traces."""
+    ears = run.cell.listeners
+    return ears[0] if len(ears) == 1 and ears[0] in run.cell.judges else None
+
+
+def proxy_and_gold(runs: Sequence[Run]) -> pd.DataFrame:
+    """method, seed, step, paid, p_better, right: for runs whose reward is made of one listener.
+
+    paid: the added reward in training, the mean since the measurement before (NaN at step 0). p_better: that
+    listener's p on the truly better image after sampled traces of the first measured pairs, whose tint says nothing;
+    right: the accuracy of their answers.
+    """
+    rows = []
+    for run in runs:
+        if not (ear := rewarding_listener(run)):
+            continue
+        paid = _in_blocks(run, "added")
+        for step, table in run.history().items():
+            both = (mean(table, f"listener_p/{ear}"), mean(table, "sampled_right"))
+            rows.append((run.cell.method, run.cell.seed, step, paid.get(step, NAN), *both))
+    return pd.DataFrame(rows, columns=["method", "seed", "step", "paid", "p_better", "right"])
+
+
+def calibration(runs: Sequence[Run], listener: str = JUDGE) -> pd.DataFrame:
+    """method, seed, before, after: expected calibration error of a listener's p that image 1 is the better one, before
+    the first step and after the last, on the pairs that both measured (the error is biased in small samples, so they
+    must be equally many)."""
+    rows = []
+    for run in runs:
+        before, after = run.measures[0], run.final
+        n = min(len(before), len(after))
+        rows.append((run.cell.method, run.cell.seed, *(_ece(table[:n], listener) for table in (before, after))))
+    return pd.DataFrame(rows, columns=["method", "seed", "before", "after"])
+
+
+def _ece(table: pd.DataFrame, listener: str) -> float:
+    better = table["better"]
+    return ece(table[f"sampled_p/{listener}"], np.where(better.isna(), NAN, better == 1))
+
+
+PROBES = {  # what a policy may do to please a listener, or to need none
+    "length": "tokens a completion, in training",
+    "coverage": "statements made (% of 18)",
+    "verdict only": "traces without any statement (%)",
+    "first": "sampled answers \"1\" (%)",
+}
+
+
+def probes(runs: Sequence[Run]) -> pd.DataFrame:
+    """method, seed, when ("before", "after"), and a column for each of `PROBES`, shares as shares."""
+    rows = []
+    for run in runs:
+        length = _in_blocks(run, "length")
+        ends = length.iloc[[0, -1]] if len(length) else [NAN, NAN]
+        for when, table, tokens in zip(("before", "after"), (run.measures[0], run.final), ends, strict=True):
+            said, answer = table["sampled_said"], table["sampled"].dropna()
+            shares = [(said[answer.index] == 0).mean(), answer.eq(1).mean()]
+            rows.append((run.cell.method, run.cell.seed, when, tokens, mean(table, "coverage"), *shares))
+    return pd.DataFrame(rows, columns=["method", "seed", "when", *PROBES])
+
+
+def probe_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Cells of text, a row a method, a column a probe: the mean before, and after with its interval over seeds."""
+    cells = {}
+    for method in in_order(table["method"]):
+        own = table[table["method"] == method].set_index("when")
+        for probe, label in PROBES.items():
+            scale = 1 if probe == "length" else 100
+            after = several_seeds(scale * np.atleast_1d(own.loc["after", probe]))
+            ends = "" if np.isnan(after.low) else f" [{after.low:.0f}, {after.high:.0f}]"
+            before = scale * np.mean(own.loc["before", probe])
+            cells.setdefault(label, {})[look(method)[0]] = f"{before:.0f} to {after.value:.0f}{ends}"
+    return pd.DataFrame(cells)
+
+
+# --- where the gradient lands ----------------------------------------------------------------------------------------
+
+
+def credits(runs: Sequence[Run]) -> pd.DataFrame:
+    """property, part ("credit": of the whole advantage; "credit_added": of the last reward's part), method, seed, step,
+    value: means over the steps since the measurement before, in standard deviations of a group's reward times the
+    property's own unit (see `lrt.study.credit`). What a run did not log is left out."""
+    rows = [
+        (name, part, run.cell.method, run.cell.seed, step, value)
+        for run in runs
+        for name in PROPERTIES
+        for part in ("credit", "credit_added")
+        for step, value in _in_blocks(run, f"{part}/{name}").items()
+    ]
+    return pd.DataFrame(rows, columns=["property", "part", "method", "seed", "step", "value"])
+
+
+def _in_blocks(run: Run, column: str) -> pd.Series:
+    """step -> the mean of a logged column over the steps since the measurement before; empty if it was not logged."""
+    if column not in run.steps:
+        return pd.Series(dtype=float)
+    every, steps = run.cell.measure_every, run.steps.index
+    return run.steps[column].groupby(np.minimum(-(-steps // every) * every, run.cell.steps)).mean().dropna()
+
+
+# --- what a method costs ---------------------------------------------------------------------------------------------
+
+
+COSTS = {  # what stands side by side when methods learn from the same votes
+    "unique": "labels used",  # pairs whose vote was seen
+    "views": "label views",  # how often a vote was seen, over all pairs
+    "generated_tokens": "tokens generated",  # all that the policy wrote in order to learn
+    "steps": "optimiser steps",
+    "seconds": "seconds",  # of training, on whatever else the machine did: an order of magnitude
+}
+
+
+def costs(runs: Sequence[Run]) -> pd.DataFrame:
+    """method, seed, and a column for each of `COSTS`.
+
+    GRPO's logs from before there were baselines do not tell the first three: labels then follow from the settings, and
+    tokens from the mean lengths of completions, which logs hold to three digits.
+    """
+    rows = []
+    for run in runs:
+        told = run.header.get("labels") or _labels_of_grpo(run)
+        own = (told["unique"], told["views"], told["generated_tokens"], run.cell.steps, run.seconds)
+        rows.append((run.cell.method, run.cell.seed, *own))
+    return pd.DataFrame(rows, columns=["method", "seed", *COSTS])
+
+
+def _labels_of_grpo(run: Run) -> dict:
+    of = run.cell
+    unique = _unique_pairs(of.train_pairs, of.pairs_per_step, of.steps, of.seed, of.balance_votes)
+    per_step = of.pairs_per_step * of.num_generations
+    tokens = run.steps["length"].sum() * per_step if "length" in run.steps else NAN
+    return {"unique": unique, "views": of.steps * of.pairs_per_step, "generated_tokens": tokens}
+
+
+@cache
+def _unique_pairs(train_pairs: int, per_step: int, steps: int, seed: int, balance: bool) -> int:
+    votes, size = tiny_votes("train", train_pairs, seed), (per_step, steps, seed)
+    return len(set(balanced_order(votes, *size) if balance else row_order(train_pairs, *size)))
+
+
+def cost_table(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Cells of text, a row a method, named by `labels` where they are given: means over its runs, "-" for what is not
+    known."""
+    cells: dict[str, dict[str, str]] = {}
+    for method in in_order(table["method"]):
+        own = table[table["method"] == method]
+        name = (labels or {}).get(method, look(method)[0])
+        cells.setdefault("runs", {})[name] = str(len(own))
+        for column, head in COSTS.items():
+            value = own[column].mean()
+            cells.setdefault(head, {})[name] = "-" if np.isnan(value) else f"{value:,.0f}"
+    return pd.DataFrame(cells)
