@@ -16,8 +16,9 @@ release = lrt.__version__
 
 extensions = [
     "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_exercise",
-    "sphinxcontrib.bibtex", "sphinx_design", "sphinx_copybutton", "sphinx_togglebutton", "readable",
+    "sphinxcontrib.bibtex", "sphinx_design", "sphinx_copybutton", "sphinx_togglebutton", "readable", "reachable",
 ]
+templates_path = ["_templates"]
 exclude_patterns = ["_build", "_generated", "_vendor", "_tarballs", "executed/README.md", "**.ipynb_checkpoints"]
 
 smartquotes = False  # options such as --help are options, in docstrings too
@@ -53,6 +54,7 @@ html_css_files = ["book.css"]
 html_favicon = "_static/favicon.svg"
 html_copy_source = True
 html_show_sourcelink = False
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's machine is
 html_theme_options = {
     "path_to_docs": "book",
     "navbar_persistent": [],  # the search field stands in the sidebar already

@@ -26,18 +26,8 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, TrainerCal
 from lrt.listener import scoring
 from lrt.models import Loaded
 from lrt.prompts import messages
-from lrt.runs import (
-    OnStep,
-    Watch,
-    balanced_order,
-    check_adapter,
-    check_settings,
-    common_arguments,
-    pairs_id,
-    row_order,
-    run,
-    without_ties,
-)
+from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 
 
 class QwenWithHead(Qwen2_5_VLForConditionalGeneration):

@@ -53,16 +53,18 @@ def adapter_in_fp32(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def save_model(loaded: Loaded, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+def save_model(loaded: Loaded, folder: str | Path, dtype: torch.dtype | None = None,
+               weights: dict[str, torch.Tensor] | None = None) -> None:
     """Save a model for `models.load(folder)`: its weights and processor, or an adapter that names its base.
 
-    `dtype` converts what is written (float16 halves a shipped model), not the model itself.
+    `dtype` converts what is written (float16 halves a shipped model), not the model itself. `weights` are its whole
+    weights by name, where the model itself holds only this process's part of them.
     """
     folder, part = Path(folder), Path(f"{folder}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     model = loaded.model if dtype is None else copy.deepcopy(loaded.model).to(dtype)
-    model.save_pretrained(part)
+    model.save_pretrained(part, state_dict=weights)
     if not isinstance(model, PeftModel):
         loaded.processor.save_pretrained(part)
         if loaded.wording == TINY_WORDING:  # the mark of a tiny model
@@ -93,7 +95,9 @@ def fingerprint(model: Any, trained: bool) -> str:
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end: the state (written last) parses, and every file opens.
 
-    Formats: safetensors knows its own length; a torch file is a zip, whose directory is at its end.
+    Formats: safetensors knows its own length; a torch file is a zip, whose directory is at its end. The optimizer's
+    state is `optimizer.bin` where FSDP saved it; DeepSpeed keeps it in a folder of its own that the file `latest`,
+    written after it, names.
     """
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
@@ -101,12 +105,15 @@ def is_whole(checkpoint: Path) -> bool:
         for path in weights:
             with safe_open(path, framework="pt"):
                 pass
-        zips = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
+        optimizer = [path for path in (checkpoint / "optimizer.pt", checkpoint / "optimizer.bin") if path.exists()]
+        by_deepspeed = (checkpoint / "latest").exists()
         states = list(checkpoint.glob("rng_state*.pth"))  # one a process, each with its number if there are several
     except (OSError, ValueError, SafetensorError):
         return False
     right_step = state.get("global_step") == int(checkpoint.name.rpartition("-")[2])
-    return right_step and bool(weights) and bool(states) and all(map(zipfile.is_zipfile, [*zips, *states]))
+    zips = [*optimizer, checkpoint / "scheduler.pt", *states]
+    complete = weights and states and (optimizer or by_deepspeed)
+    return right_step and bool(complete) and all(map(zipfile.is_zipfile, zips))
 
 
 def last_checkpoint(out: Path) -> tuple[Path | None, int]:

@@ -21,23 +21,12 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from lrt.files import read_lines, write_lines
 from lrt.listener import scoring
 from lrt.models import Loaded, generate, load
 from lrt.prompts import messages, parse
-from lrt.runs import (
-    OnStep,
-    Watch,
-    balanced_order,
-    check_adapter,
-    check_settings,
-    common_arguments,
-    pairs_id,
-    read_lines,
-    row_order,
-    run,
-    without_ties,
-    write_lines,
-)
+from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 
 BATCH = 32  # pairs that are sampled at a time, and written down together
 

@@ -23,23 +23,14 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lrt.checkpoints import adapter_in_fp32
+from lrt.files import write_json
 from lrt.images import squared
 from lrt.models import Loaded
 from lrt.passes import passes
 from lrt.prompts import messages
-from lrt.rewards import RewardFunction
-from lrt.runs import (
-    OnStep,
-    Watch,
-    balanced_order,
-    check_adapter,
-    check_settings,
-    common_arguments,
-    pairs_id,
-    row_order,
-    run,
-    without_ties,
-)
+from lrt.rewards import RewardFunction, who_listens
+from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, rank, run
 
 
 @dataclass(frozen=True)
@@ -213,6 +204,9 @@ def train_grpo(
         timed = [timed_reward(watch, f) for f in reward_funcs]
         trainer = build_trainer(loaded, pairs, timed, weights, settings, out_dir, [watch, *callbacks])
         loaded.model.generate = watch.timed("generate", loaded.model.generate)
+        if not rank():
+            # Not part of what a resumed run is checked against: a server may have moved.
+            write_json(Path(out_dir) / "listeners.json", who_listens(reward_funcs))
         return trainer
 
     call = {

@@ -103,6 +103,13 @@ class ListenerReward:
         self.seconds += seconds
 
 
+def who_listens(functions: Sequence[Callable]) -> list[dict]:
+    """The listeners behind reward functions and how they combine, by name: for a run's record. [] where none is."""
+    heard = [(f, getattr(f, "listeners", [f.listener])) for f in functions if isinstance(f, ListenerReward)]
+    return [{"reward": f.__name__, "listeners": [ear.name for ear in ears], "combine": getattr(f, "how", None)}
+            for f, ears in heard]
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a listener is asked about the completions of one call, and whose answer is whose."""

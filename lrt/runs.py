@@ -1,16 +1,16 @@
-"""What the training runs share: the order of their rows, a folder that can be killed at any moment, and its log.
+"""What the training runs share: a folder that can be killed at any moment, and its log.
 
     out/settings.json   what the run was started with; a call with anything else is refused
+    out/listeners.json  who listened, of a GRPO run with a listener's reward, as of its last start
     out/log.jsonl       one line of metrics a step, cut back to the checkpoint when a run goes on
     out/checkpoint-N/   the last whole checkpoint (the trainer's); removed when the run is done
     out/model/          the trained model, or its adapter: `models.load` reads it
     out/done.json       written last: a run with this file only loads its model
 
 A killed run that is started again ends with the weights of one that was not, because nothing that a step needs lives
-outside the checkpoint: rows are data, in order; and what a step draws is a function of (seed, step).
+outside the checkpoint: rows are data, in order (`lrt.rows`); and what a step draws is a function of (seed, step).
 """
 
-import hashlib
 import json
 import math
 import os
@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import update_wrapper
 from pathlib import Path
@@ -27,75 +27,18 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
 from peft import PeftModel
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, set_seed
 from transformers.utils import logging as hf_logging
 
-from lrt import world
 from lrt.checkpoints import fingerprint, last_checkpoint, load_weights, save_model
+from lrt.files import read_lines, write_json, write_lines
 from lrt.models import Loaded
 
 OnStep = Callable[[int, int, dict], None]  # (step, total, the step's record)
 PRECISIONS = ("fp32", "bf16", "fp16")
 UNLOGGED = ("epoch", "num_tokens", "step_time")  # one epoch is the run; SFT's tokens restart; time_step is ours
-
-
-# --- rows ----------------------------------------------------------------------------------------------------------
-
-
-def without_ties(pairs: Dataset) -> Dataset:
-    """The pairs that have a vote; those with vote 0 (a tie) teach no answer and are dropped, with a warning."""
-    kept = [i for i, vote in enumerate(pairs["vote"]) if vote in (1, 2)]
-    if len(kept) < len(pairs):
-        warnings.warn(f"{len(pairs) - len(kept)} of {len(pairs)} pairs are ties (vote 0): left out", stacklevel=3)
-    return pairs.select(kept)
-
-
-def row_order(n_pairs: int, per_step: int, steps: int, seed: int) -> list[int]:
-    """Which pair is at which place of a run: `steps * per_step` indices, the same on every machine.
-
-    One seeded permutation of the pairs after another, each cut to whole steps, so that no step holds a pair twice (its
-    completions would be taken for one group). A longer run begins with the same rows. Written down as data, the order
-    needs no sampler whose state a resumed run would have to restore. ValueError for fewer pairs than a step takes.
-    """
-    if n_pairs < per_step:
-        raise ValueError(f"{n_pairs} pairs with a vote are fewer than the {per_step} that one step takes")
-    whole = n_pairs - n_pairs % per_step
-    order: list[int] = []
-    for epoch in range(math.ceil(steps * per_step / whole)):
-        order += world.rng("row order", seed, epoch).permutation(n_pairs)[:whole].tolist()
-    return order[: steps * per_step]
-
-
-def balanced_order(votes: list[int], per_step: int, steps: int, seed: int) -> list[int]:
-    """Like `row_order`, with as many votes for image 1 as for image 2 in every step.
-
-    A step whose votes happen to favour one side pushes every answer to that side, and a small policy soon gives only
-    that answer: no group then has anything to compare. ValueError for an odd number of pairs a step, or too few pairs.
-    """
-    if per_step % 2:
-        raise ValueError(f"votes are balanced in steps of an even number of pairs, not {per_step}")
-    half, order, epoch = per_step // 2, [], 0
-    sides = [[i for i, vote in enumerate(votes) if vote == side] for side in (1, 2)]
-    whole = min(map(len, sides)) // half
-    if not whole:
-        counts = f"{len(sides[0])} and {len(sides[1])} pairs with each vote"
-        raise ValueError(f"{counts} are fewer than the {half} of each that one step takes")
-    while len(order) < steps * per_step:
-        place = world.rng("balanced order", seed, epoch).permutation(len(votes)).tolist()
-        first, second = (sorted(side, key=place.__getitem__) for side in sides)
-        for k in range(whole):
-            order += first[k * half : (k + 1) * half] + second[k * half : (k + 1) * half]
-        epoch += 1
-    return order[: steps * per_step]
-
-
-def pairs_id(pairs: Dataset) -> str:
-    """A short hash of which pairs these are, in which order, and how they were voted on."""
-    said = zip(pairs["pair_id"], pairs["vote"], strict=True)
-    return hashlib.sha256(repr(list(said)).encode()).hexdigest()[:16]
 
 
 # --- settings that both trainers know ------------------------------------------------------------------------------
@@ -145,37 +88,17 @@ def common_arguments(settings: Any, out: str | Path, device: torch.device) -> di
 # --- the folder ----------------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a whole file or none of it."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_lines(path: Path, records: Iterable[dict]) -> None:
-    """Write a whole file of JSON lines or none of it."""
-    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The JSON lines of a file, in order; one torn by a kill, or not ended yet, is left out. [] where there is none."""
-    records = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
-
-
 def read_log(out: str | Path) -> list[dict]:
     """The records of a run's log.jsonl (`read_lines`)."""
     return read_lines(Path(out) / "log.jsonl")
+
+
+def replayed(log: list[dict], out: Path) -> str:
+    """What is said of a finished run that is read and not trained again."""
+    seconds = sum(record.get("time_step") or 0 for record in log)
+    took = f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    return (f"A recorded run is replayed: {len(log)} steps, which took {took} when they were trained. "
+            f"Its model and its log are read from {out}; nothing is trained now.")
 
 
 def cut_log(out: Path, step: int) -> None:
@@ -353,7 +276,10 @@ def run(
             check_call(out, {"model": loaded.name, **call, "frozen_weights": fingerprint(model, trained=False)})
             if (out / "done.json").exists():
                 load_weights(model, out / "model")
-                return read_log(out)
+                log = read_log(out)
+                if not rank():
+                    print(replayed(log, out), flush=True)
+                return log
             checkpoint, first = last_checkpoint(out)
             if checkpoint is None:
                 check_start(out, fingerprint(model, trained=True), loaded.name)
@@ -367,9 +293,11 @@ def run(
         # The weights are there already; the trainer's own loading knows none of their names (see lrt.checkpoints).
         trainer._load_from_checkpoint = lambda *_: None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # Weights that are spread over the processes are gathered by all of them together.
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if processes() > 1 else None
     with as_found(model), first_alone(loaded.device):
         if not rank():
-            save_model(loaded, out / "model")
+            save_model(loaded, out / "model", weights=weights)
             write_json(out / "done.json", {"steps": steps})
             for path in out.glob("checkpoint-*"):
                 shutil.rmtree(path)

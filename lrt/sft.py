@@ -21,18 +21,8 @@ from lrt.models import Loaded
 from lrt.pairs import scenes_of
 from lrt.passes import passes
 from lrt.prompts import messages
-from lrt.runs import (
-    OnStep,
-    Watch,
-    balanced_order,
-    check_adapter,
-    check_settings,
-    common_arguments,
-    pairs_id,
-    row_order,
-    run,
-    without_ties,
-)
+from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 from lrt.traces import gold_trace, write_completion
 from lrt.world import parse_prompt
 

@@ -1,4 +1,4 @@
-"""What every test shares: no network, one thread a process, and a spoken skip where a GPU is missing."""
+"""What every test shares: no network, one thread a process, a spoken skip where a GPU is missing, one built book."""
 
 import os
 
@@ -23,3 +23,12 @@ def pytest_collection_modifyitems(items):
         skip = pytest.mark.skip(reason="no CUDA device here; run `pytest -m gpu` on a machine with one")
         for item in needing_gpu:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the built book; skipped, aloud, where it cannot be built for want of vendored files."""
+    from built_book import built
+
+    own = tmp_path_factory.getbasetemp()
+    return built(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)  # xdist: a folder a process, in the run's

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lrt.runs import read_lines
+from lrt.files import read_lines
 from lrt.study.baselines import settings_of
 from lrt.study.cell import run_cell
 from lrt.study.claims import rendered

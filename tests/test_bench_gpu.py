@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lrt import cli
+from lrt.files import read_lines, write_lines
 from lrt.grpo import GRPOSettings, train_grpo
 from lrt.listener import AdapterOffListener, LocalListener
 from lrt.machine import bench_arms, bench_gpu, bench_model, cost_table, shapes
 from lrt.machine.bench_arms import Injected
 from lrt.machine.bench_model import SMALL, Bench, Geometry, Tokens
 from lrt.rewards import ListenerReward, accuracy_reward, format_reward
-from lrt.runs import read_lines, write_lines
 
 TINY = Bench("tiny", "cpu", SMALL)
 CUDA = replace(TINY, device="cuda")

@@ -19,7 +19,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from lrt.book import assets as book_assets
-from lrt.book import build as book
 from lrt.book import executed as book_executed
 from lrt.book import lists as book_lists
 
@@ -252,18 +251,6 @@ def test_every_arm_named_among_the_neighbours_is_in_the_grid():
 
 
 # --- the site --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The built site; skipped, aloud, where the vendored files are not there and cannot be fetched."""
-    for tool in book.TOOLS:
-        pytest.importorskip(tool)
-    try:
-        book_assets.ensure(BOOK / "_vendor", BOOK / "_tarballs")
-    except ValueError as error:
-        pytest.skip(str(error))
-    return book.build(report=lambda text: None).parent
 
 
 NAMING = ("canonical", "next", "prev", "search", "index", "author", "copyright")  # rel of links that load nothing

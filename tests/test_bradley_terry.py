@@ -11,7 +11,7 @@ from lrt import models
 from lrt.bradley_terry import BTSettings, QwenWithHead, Scorer, train_bradley_terry, training_rows
 from lrt.checkpoints import with_adapter
 from lrt.pairs import swap_order, tiny_pairs
-from lrt.runs import balanced_order, row_order
+from lrt.rows import balanced_order, row_order
 
 PAIRS = tiny_pairs("train", 12)
 SETTINGS = BTSettings(steps=6, pairs_per_step=4, lr=1e-3, save_every=2, seed=3)

@@ -7,10 +7,10 @@ from importlib.metadata import version
 
 import pytest
 
+from lrt.files import read_lines
 from lrt.grpo import GRPOSettings, train_grpo
 from lrt.models import load
 from lrt.pairs import tiny_pairs
-from lrt.runs import read_lines
 from lrt.study import cell as one
 from lrt.study.arms import reward_functions
 from lrt.study.cell import grpo_settings, in_order, run_cell, short

@@ -9,10 +9,11 @@ from tiny_runs import DEVICES, assert_same_weights, changed, saved, untimed, wei
 from lrt import dpo, models
 from lrt.checkpoints import with_adapter
 from lrt.dpo import DPOSettings, preferences, sample, train_dpo, training_rows
+from lrt.files import read_lines
 from lrt.models import load
 from lrt.pairs import tiny_pairs
 from lrt.prompts import parse
-from lrt.runs import balanced_order, read_lines
+from lrt.rows import balanced_order
 
 PAIRS = tiny_pairs("train", 12)
 SETTINGS = DPOSettings(steps=4, pairs_per_step=2, lr=1e-3, save_every=2, samples=2, max_new_tokens=12, seed=3)

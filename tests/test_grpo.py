@@ -15,7 +15,7 @@ from lrt.listener import AdapterOffListener, LocalListener
 from lrt.pairs import tiny_pairs
 from lrt.prompts import text_of
 from lrt.rewards import ListenerReward, accuracy_reward, format_reward
-from lrt.runs import balanced_order, row_order
+from lrt.rows import balanced_order, row_order
 
 PAIRS = tiny_pairs("train", 5)
 # 5 pairs, 2 a step: the second epoch begins with step 3
@@ -252,7 +252,7 @@ def test_a_finished_run_only_loads_its_model(base, tmp_path):
 def test_killed_while_the_model_is_saved_it_ends_the_same(base, tmp_path, monkeypatch):
     whole, log = train(base, tmp_path / "whole")
 
-    def kill(*_):
+    def kill(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lrt.runs.save_model", kill)
@@ -305,6 +305,8 @@ def test_a_listener_read_from_the_reasoners_own_folder_stays_frozen(base, tmp_pa
     loaded, log = train(base, tmp_path / "run", device, rewards, shares, steps=2, max_new_tokens=6)
     assert len(changed(start, weights(loaded.model))) > 10
     assert 0 < log[0]["rewards/listener_reward/mean"] < 1
+    heard = json.loads((tmp_path / "run" / "listeners.json").read_text())
+    assert heard == [{"reward": "listener_reward", "listeners": [listener.name], "combine": None}]
     assert_same_weights(weights(listener.loaded.model), listener_before)
     assert listener.p_first([p for p, _ in asked], [i for _, i in asked], traces) == before
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny_runs import assert_same_weights, build, changed, saved, weights
 
-from lrt import models, runs
+from lrt import models, rows, runs
 from lrt.checkpoints import fingerprint, is_whole, last_checkpoint, load_weights, save_model, with_adapter
 from lrt.pairs import tiny_pairs
 
@@ -32,20 +32,20 @@ def logits(loaded):
 def test_row_order_passes_through_the_pairs_again_and_again(n, per_step, steps, seed):
     if n < per_step:
         with pytest.raises(ValueError, match=f"{n} pairs"):
-            runs.row_order(n, per_step, steps, seed)
+            rows.row_order(n, per_step, steps, seed)
         return
-    order = runs.row_order(n, per_step, steps, seed)
+    order = rows.row_order(n, per_step, steps, seed)
     assert len(order) == steps * per_step and set(order) <= set(range(n))
     by_step = [order[i : i + per_step] for i in range(0, len(order), per_step)]
     assert all(len(set(step)) == per_step for step in by_step)  # no pair twice in a step
     epoch = n // per_step * per_step
     assert all(len(set(order[i : i + epoch])) == len(order[i : i + epoch]) for i in range(0, len(order), epoch))
-    assert runs.row_order(n, per_step, steps + 3, seed)[: len(order)] == order  # a longer run begins the same
+    assert rows.row_order(n, per_step, steps + 3, seed)[: len(order)] == order  # a longer run begins the same
 
 
 def test_row_order_depends_on_seed_and_epoch():
-    assert runs.row_order(30, 3, 10, seed=0) != runs.row_order(30, 3, 10, seed=1)
-    twice = runs.row_order(30, 3, 20, seed=0)
+    assert rows.row_order(30, 3, 10, seed=0) != rows.row_order(30, 3, 10, seed=1)
+    twice = rows.row_order(30, 3, 20, seed=0)
     assert sorted(twice[:30]) == sorted(twice[30:]) and twice[:30] != twice[30:]
 
 
@@ -55,31 +55,31 @@ def test_balanced_order_has_equal_votes_in_every_step(votes, half, steps, seed):
     fewer = min(votes.count(1), votes.count(2))
     if fewer < half:
         with pytest.raises(ValueError, match=f"{votes.count(1)} and {votes.count(2)} pairs .* the {half} of "):
-            runs.balanced_order(votes, 2 * half, steps, seed)
+            rows.balanced_order(votes, 2 * half, steps, seed)
         return
-    order = runs.balanced_order(votes, 2 * half, steps, seed)
+    order = rows.balanced_order(votes, 2 * half, steps, seed)
     assert len(order) == steps * 2 * half and set(order) <= set(range(len(votes)))
     by_step = [order[i : i + 2 * half] for i in range(0, len(order), 2 * half)]
     assert all(len(set(step)) == 2 * half for step in by_step)  # no pair twice in a step
     assert all([votes[i] for i in step].count(1) == half for step in by_step)
     epoch = fewer // half * 2 * half
     assert all(len(set(order[i : i + epoch])) == len(order[i : i + epoch]) for i in range(0, len(order), epoch))
-    assert runs.balanced_order(votes, 2 * half, steps + 3, seed)[: len(order)] == order  # a longer run begins the same
+    assert rows.balanced_order(votes, 2 * half, steps + 3, seed)[: len(order)] == order  # a longer run begins the same
 
 
 def test_balanced_order_depends_on_seed_and_epoch_and_uses_all_pairs():
     votes = [1] * 10 + [2] * 14
-    first, second = (runs.balanced_order(votes, 4, 5, seed) for seed in (0, 1))
+    first, second = (rows.balanced_order(votes, 4, 5, seed) for seed in (0, 1))
     assert first != second and len(first) == 20  # five steps are an epoch: all votes for image 1
-    twice = runs.balanced_order(votes, 4, 10, seed=0)
+    twice = rows.balanced_order(votes, 4, 10, seed=0)
     assert set(twice[:20]) != set(twice[20:]) and set(range(10)) < set(twice[20:])
-    assert set(runs.balanced_order(votes, 4, 50, seed=0)) == set(range(24))  # what is over comes in other epochs
+    assert set(rows.balanced_order(votes, 4, 50, seed=0)) == set(range(24))  # what is over comes in other epochs
 
 
 def test_balanced_order_needs_an_even_number_of_pairs():
     for per_step in (1, 3):
         with pytest.raises(ValueError, match=f"an even number of pairs, not {per_step}"):
-            runs.balanced_order([1, 2] * 9, per_step, 2, 0)
+            rows.balanced_order([1, 2] * 9, per_step, 2, 0)
 
 
 def test_ties_are_dropped_aloud():
@@ -87,18 +87,18 @@ def test_ties_are_dropped_aloud():
     votes = [1, 0, 2, 0, 1, 2]
     tied = pairs.remove_columns("vote").add_column("vote", votes)
     with pytest.warns(UserWarning, match="2 of 6 pairs are ties"):
-        kept = runs.without_ties(tied)
+        kept = rows.without_ties(tied)
     assert kept["pair_id"] == [pairs["pair_id"][i] for i in (0, 2, 4, 5)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert len(runs.without_ties(kept)) == 4
+        assert len(rows.without_ties(kept)) == 4
 
 
 def test_pairs_id_tells_pairs_votes_and_order_apart():
     pairs = tiny_pairs("train", 5)
     other_vote = pairs.remove_columns("vote").add_column("vote", [3 - v for v in pairs["vote"]])
-    ids = [runs.pairs_id(p) for p in (pairs, pairs.select([1, 0, 2, 3, 4]), pairs.select(range(4)), other_vote)]
-    assert len(set(ids)) == 4 and runs.pairs_id(tiny_pairs("train", 5)) == ids[0]
+    ids = [rows.pairs_id(p) for p in (pairs, pairs.select([1, 0, 2, 3, 4]), pairs.select(range(4)), other_vote)]
+    assert len(set(ids)) == 4 and rows.pairs_id(tiny_pairs("train", 5)) == ids[0]
 
 
 # --- weights on disk
@@ -209,6 +209,19 @@ def test_a_torn_checkpoint_is_passed_over_and_removed(tmp_path, tear):
     assert not is_whole(newer) and is_whole(older)
     assert last_checkpoint(tmp_path) == (older, 8)
     assert not newer.exists()
+
+
+@pytest.mark.parametrize(("instead", "whole"), [(("optimizer.bin",), True), (("latest",), True), ((), False)])
+def test_where_the_weights_are_spread_the_optimizers_state_has_another_place(tmp_path, instead, whole):
+    """FSDP's `optimizer.bin`, and DeepSpeed's folder that `latest` names."""
+    path = checkpoint(tmp_path, 8)
+    for name in instead:
+        (path / name).write_bytes((path / "optimizer.pt").read_bytes())
+    (path / "optimizer.pt").unlink()
+    assert is_whole(path) == whole
+    if "optimizer.bin" in instead:
+        (path / "optimizer.bin").write_bytes(b"torn")
+        assert not is_whole(path)
 
 
 def test_no_checkpoint(tmp_path):

@@ -7,7 +7,7 @@ from tiny_runs import DEVICES, assert_same_weights, build, changed, saved, untim
 from lrt import models, sft
 from lrt.checkpoints import with_adapter
 from lrt.pairs import tiny_pairs
-from lrt.runs import balanced_order, row_order
+from lrt.rows import balanced_order, row_order
 
 SETTINGS = sft.SFTSettings(steps=6, pairs_per_step=2, lr=1e-3, save_every=2, seed=3)  # 5 pairs: two steps an epoch
 PAIRS = tiny_pairs("train", 5)

@@ -1,4 +1,4 @@
-"""What the book serves beside its own pages: MathJax, its font, and the manager of Jupyter's widgets.
+"""What the book serves beside its own pages: MathJax, its font, the manager of Jupyter's widgets, and what runs models.
 
 They are fetched once, by `npm pack` at exact versions whose digests are below, and never committed. What is kept lies
 in `book/_vendor`, a folder that Sphinx copies into the site, so that a reader's browser asks no other host for
@@ -51,6 +51,16 @@ PACKAGES = (
         "@jupyter-widgets/html-manager", "1.0.15",
         "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
         ("dist/embed.js", "dist/embed.js.LICENSE.txt", "dist/*.woff2"), "vendor/html-manager", "dist/",
+    ),
+    Package(  # the plain build with one WebAssembly file: no WebGPU, and one thread will do
+        "onnxruntime-web", "1.30.0",
+        "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+        ("dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"), "vendor/onnxruntime", "dist/",
+    ),
+    Package(  # the deck (lrt.book.deck); its look is ours, so no theme
+        "reveal.js", "5.2.1",
+        "r7//6mIM5p34hFiDMvYfXgyjXqGRta+/psd9YtytsgRlrpRzFv4RbH76TXd2qD+7ZPZEbpBDhdRhJaFgfQ7zNQ==",
+        ("LICENSE", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js"), "vendor/reveal",
     ),
 )
 # Places where a vendored file would ask another host: a font that only Jupyter's own cells use, and the store of

@@ -47,6 +47,7 @@ def build(out: str | Path | None = None, report: Callable[[str], None] = print) 
     from sphinx.cmd.build import build_main
 
     from lrt.book import assets as book_assets
+    from lrt.book import deck as book_deck
     from lrt.book import lists as book_lists
     from lrt.book import pages as book_pages
 
@@ -64,6 +65,7 @@ def build(out: str | Path | None = None, report: Callable[[str], None] = print) 
     if build_main(["-W", "-n", "--keep-going", "-q", "-b", "html", "-d", str(doctrees), str(book), str(out)]):
         shutil.rmtree(doctrees, ignore_errors=True)
         raise ValueError("Sphinx stopped at the warnings above: each names its page and line")
+    book_deck.write(root, out)
     report(f"the book: {out / 'index.html'} ({time.monotonic() - start:.0f} s)")
     return out / "index.html"
 

@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 import lrt
+from lrt.files import write_text
 
 LIMIT = 300_000  # bytes of a copy
 PALETTES = (("png", 256), ("png", 128), ("png", 64), ("png", 32), ("webp", 64), ("webp", 32), ("webp", 16))  # in turn
@@ -48,8 +49,6 @@ def refresh(runs: Mapping[Path, Path], into: Path, report: Callable[[str], None]
 
     ValueError names a notebook that was not run to its end, or whose source has changed since. Copies of notebooks that
     are not among them are removed."""
-    from lrt.runs import write_text  # brings torch, which takes seconds to import
-
     made = {}
     for source, run in runs.items():
         executed = run / "notebooks" / source.name

@@ -59,15 +59,35 @@ def times(notebooks: Path) -> str:
     return table(("notebook", "`laptop`, minutes", "`ci`, minutes"), rows)
 
 
-def _minutes(name: str, notebook: str) -> str:
-    """About how many minutes; the number of training steps is the profile's."""
+def class_times(notebooks: Path) -> str:
+    """Minutes of each notebook for a class: to read, as its first cell says, to run, and to run from recorded runs."""
+    rows = []
+    for path in sorted(notebooks.glob("*.ipynb")):
+        first = " ".join(nbformat.read(path, as_version=4).cells[0].source.split())
+        read = re.search(r"About (\d+) minutes to read", first)
+        runs = [_minutes("laptop", path.stem, training) for training in (True, False)]
+        rows.append((f"`{path.stem}`", read[1] if read else "not said", *runs))
+    return table(("notebook", "to read, minutes", "to run, minutes", "from recorded runs, minutes"), rows)
+
+
+def t4_cost() -> str:
+    """What a run of the profile for a Colab T4 would take, by arithmetic."""
+    from lrt.machine.run_cost import table as estimated
+    from lrt.profiles import COLAB_T4
+
+    return f"```text\n{estimated(COLAB_T4).rstrip()}\n```\n"
+
+
+def _minutes(name: str, notebook: str, training: bool = True) -> str:
+    """About how many minutes; the number of training steps is the profile's, or none without `training`."""
     from lrt import profiles
     from lrt.course import tutorial
 
     phases = progress.SECONDS.get(name, {}).get(notebook)
     if phases is None:
         return "not measured"
-    steps = getattr(profiles.profile(name), tutorial.TRAINS[notebook][1]) if notebook in tutorial.TRAINS else 0
+    trains = training and notebook in tutorial.TRAINS
+    steps = getattr(profiles.profile(name), tutorial.TRAINS[notebook][1]) if trains else 0
     seconds = phases.before + phases.step * steps + phases.after
     return f"{max(1, round(seconds / 60))}"
 
@@ -96,16 +116,19 @@ ROOMS = {
     "Models": ("models", "checkpoints", "tiny", "pretrain", "cards", "profiles"),
     "Listeners and rewards": ("listener", "ensemble", "remote", "chat_protocol", "controls", "rewards",
                               "async_rewards", "study.arms"),
-    "Training": ("sft", "grpo", "dpo", "bradley_terry", "study.baselines", "by_hand", "methods", "runs", "passes",
-                 "study.credit"),
+    "Training": ("sft", "grpo", "dpo", "bradley_terry", "study.baselines", "by_hand", "methods", "runs", "rows", "files",
+                 "passes", "samples", "study.credit"),
     "Measuring": ("evaluate", "judging", "metrics", "contradiction", "faithfulness", "study.probe", "stats",
                   "study.seeds", "real.benchmarks", "real.scores", "real.predictions", "real.published",
                   "real.score_report"),
     "The study": ("study.grid", "study.cell", "study.pool", "study.logs", "study.outcomes", "study.claims",
                   "study.tables", "study.story", "study.plots", "study.page", "study.beside", "study.fresh"),
     "Figures and pages": ("style", "plots", "diagrams", "machine.figures", "viewer", "story", "course.page"),
-    "The course": ("course.tutorial", "course.jobs", "course.progress", "course.exercises", "course.colab",
-                   "course.badges", "book.build", "book.pages", "book.lists", "book.executed", "book.assets"),
+    "Things to play with": ("widgets.fragment", "widgets.group", "widgets.dial", "widgets.learned", "widgets.steps"),
+    "The course": ("course.tutorial", "course.jobs", "course.progress", "course.exercises", "course.classroom",
+                   "course.archive", "course.assignment", "course.colab",
+                   "course.badges", "book.build", "book.pages", "book.lists", "book.executed", "book.assets",
+                   "book.browser", "book.gallery", "course.play", "book.deck"),
     "The machine": ("machine.doctor", "machine.fitting", "machine.memory", "machine.shapes", "machine.bench",
                     "machine.bench_gpu", "machine.bench_arms", "machine.bench_model", "machine.cost_table",
                     "machine.run_cost"),

@@ -25,6 +25,7 @@ from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
 from lrt.study.seeds import prediction
 from lrt.style import METHODS, in_order, look, save
+from lrt.widgets import dial, group, learned, steps
 
 NUMBERS = ("in_distribution", "flip", "conflict", "truth", "contradiction/llava")  # of the study, for expected ranges
 LONG = ("grpo_long", "reader_long")  # beside the first tier: whether a listener delays or prevents
@@ -46,10 +47,13 @@ def write(root: Path, into: Path) -> None:
         "curves": curves_part(runs, grid, figures),
         "one_seed": one_seed(records, figures),
         "study_ranges": study_ranges(runs, grid),
+        **play(study, runs, grid),
         "fresh": fresh_part(study, runs),
         "one_seed_ranges": one_seed_ranges(records),
         "exact": lists.exact(root / "notebooks"),
         "times": lists.times(root / "notebooks"),
+        "class_times": lists.class_times(root / "notebooks"),
+        "t4_cost": lists.t4_cost(),
         "notebooks": lists.notebook_cards(root / "book" / "executed"),
         "rooms": lists.rooms(root / "lrt"),
         "published": lists.published(),
@@ -153,6 +157,21 @@ def _expected(values) -> str:
     if found.low != found.low:
         return "one seed: not known"
     return _range(max(0.0, found.low), min(1.0, found.high))
+
+
+# --- things to play with ---------------------------------------------------------------------------------------------
+
+
+def play(study: Path, runs: Sequence[Run], grid: Grid) -> dict[str, str]:
+    """The page parts of `lrt.widgets`, by the name of the file that holds each."""
+    more = set(learned.wanted(grid)) - {run.cell.method for run in runs}
+    parts = {
+        "play_group": group.group_html(),
+        "play_dial": dial.dial_html(),
+        "play_learned": learned.learned_html([*runs, *read_runs(study / "logs", more)], grid),
+        "play_steps": steps.steps_html(steps.recorded()),
+    }
+    return {name: f"``````{{raw}} html\n{text}``````\n" for name, text in parts.items()}
 
 
 # --- one run ---------------------------------------------------------------------------------------------------------

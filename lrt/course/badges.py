@@ -18,7 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import lrt
-from lrt.runs import write_text
+from lrt.files import write_text
 
 ROOT = Path(lrt.__file__).resolve().parents[1]
 PLACEHOLDER = "OWNER"  # of an address that does not exist yet

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from lrt import __version__
+from lrt.files import read_lines, write_json, write_lines
 from lrt.machine.bench_arms import ARMS
 from lrt.machine.bench_model import GIB, SMALL, Bench, Geometry
 from lrt.machine.shapes import SIZES, meta_model, parameters, qwen_config
-from lrt.runs import read_lines, write_json, write_lines
 from lrt.study.cell import machine
 
 SAME = ("size", "device", "geometry", "hardware", "commit")  # of all arms of a size in one file

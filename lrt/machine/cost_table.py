@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from lrt.files import read_lines
 from lrt.machine.bench import Ratio, line, ratio
 from lrt.models import data_dir
-from lrt.runs import read_lines
 
 TITLES = {
     "sft": "SFT step",

@@ -22,7 +22,6 @@ asked for, never left out. Other keys are ignored.
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -31,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lrt.files import write_lines
 from lrt.metrics import answers
 from lrt.real.ranked import Ranked, pair_id, pairs_of
 
@@ -154,7 +154,9 @@ def _choice(value: object, where: str) -> int:
 
 def write(predictions: Predictions, path: str | Path) -> None:
     """The file of these predictions, whole or not at all."""
-    _write(path, predictions.form, predictions.values.items())
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    names = FORMS[predictions.form]
+    write_lines(Path(path), (dict(zip(names, (*key, value), strict=True)) for key, value in predictions.values.items()))
 
 
 def template(ranked: Iterable[Ranked], path: str | Path, form: str) -> int:
@@ -173,18 +175,9 @@ def template(ranked: Iterable[Ranked], path: str | Path, form: str) -> int:
         if form == "pair":
             names = [name for a, b in combinations(row.images, 2) for name in ((a, b), (b, a))]
         keys += [(row.prompt_id, *name) for name in names]
-    _write(path, form, ((key, None) for key in keys))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_lines(Path(path), (dict(zip(FORMS[form], (*key, None), strict=True)) for key in keys))
     return len(keys)
-
-
-def _write(path: str | Path, form: str, items: Iterable[tuple[tuple[str, ...], object]]) -> None:
-    """As `runs.write_lines`, which would bring the trainers with it, ten seconds of imports."""
-    part = Path(f"{path}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with open(part, "w", encoding="utf-8") as file:
-        for key, value in items:
-            file.write(json.dumps(dict(zip(FORMS[form], (*key, value), strict=True))) + "\n")
-    os.replace(part, path)
 
 
 # --- from our own judgements ----------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from datasets import Features, Image, Value
 from PIL import Image as PILImage
 
 from lrt import world
+from lrt.files import write_text
 from lrt.models import data_dir
 from lrt.pairs import split_prompts
-from lrt.runs import write_text
 
 SPLIT = "train"  # of the tiny world; its pictures are no test of anything
 N_PROMPTS = 4

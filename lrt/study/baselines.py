@@ -21,7 +21,8 @@ from transformers import TrainerCallback
 from lrt.bradley_terry import BTSettings, Scorer, train_bradley_terry
 from lrt.dpo import DPOSettings, train_dpo
 from lrt.models import Loaded
-from lrt.runs import OnStep, balanced_order, row_order
+from lrt.rows import balanced_order, row_order
+from lrt.runs import OnStep
 from lrt.sft import SFTSettings, train_sft
 from lrt.study.grid import Cell
 

@@ -26,12 +26,13 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from lrt.bradley_terry import Scorer
+from lrt.files import read_lines, write_lines, write_text
 from lrt.grpo import GRPOSettings, train_grpo
 from lrt.listener import LocalListener
 from lrt.models import Loaded, load
 from lrt.pairs import tiny_pairs
 from lrt.rewards import RewardFunction
-from lrt.runs import OnStep, read_lines, write_lines, write_text
+from lrt.runs import OnStep
 from lrt.study import baselines
 from lrt.study.arms import reward_functions
 from lrt.study.credit import CreditWatch

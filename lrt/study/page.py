@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrt.runs import write_text
+from lrt.files import write_text
 from lrt.study import claims
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story

@@ -19,8 +19,9 @@ import psutil
 from tqdm import tqdm
 
 from lrt.course.jobs import OFFLINE, only_run, stops_when_told
+from lrt.files import read_lines, write_json
 from lrt.models import data_dir
-from lrt.runs import read_lines, read_log, write_json
+from lrt.runs import read_log
 from lrt.study.grid import Cell
 
 POLL = 1.0  # seconds

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lrt.contradiction import EDGES
 from lrt.pairs import tiny_votes
-from lrt.runs import balanced_order, row_order
+from lrt.rows import balanced_order, row_order
 from lrt.stats import NAN, bootstrap, ece, several_seeds
 from lrt.study.credit import PROPERTIES
 from lrt.study.logs import Run

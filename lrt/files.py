@@ -1,0 +1,35 @@
+"""Small files that are whole or not there: text, JSON, and JSON lines, which a kill may tear at their end."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a whole file or none of it."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_lines(path: Path, records: Iterable[dict]) -> None:
+    """Write a whole file of JSON lines or none of it."""
+    write_text(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The JSON lines of a file, in order; one torn by a kill, or not ended yet, is left out. [] where there is none."""
+    records = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

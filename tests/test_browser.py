@@ -1,0 +1,214 @@
+"""Every page of the built book in a browser: on a desktop and a phone, in light and dark, and as axe-core sees it."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from browser import chromium, served
+
+from lrt.book import assets
+
+BOOK = Path(__file__).resolve().parents[1] / "book"
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+AXE = assets.Package(  # for the test alone: no part of the site
+    "axe-core", "4.14.1", "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+    ("axe.min.js", "LICENSE"), "vendor/axe")
+# What is not ours and cannot be put right by a template, a style or book/_ext/reachable.py, each with its reason.
+THEIR_ERRORS: dict[str, str] = {}  # pattern of a message -> whose it is, and why it stays
+THEIR_FAULTS: dict[tuple[str, str], str] = {}  # (rule of axe, pattern of a selector) -> the same
+
+RULES = """async () => (await axe.run({exclude: ['mjx-container']}, {
+  resultTypes: ['violations'], runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'],
+  rules: {'color-contrast': {enabled: false}, region: {enabled: false}},
+})).violations"""
+ON_A_PHONE = """async () => (await axe.run(document, {
+  resultTypes: ['violations'], runOnly: {type: 'rule', values: ['scrollable-region-focusable', 'target-size']},
+})).violations"""
+# Contrast takes axe longer than all else, and depends on few things: one text of each kind is enough.
+CONTRAST = """async (known) => {
+  const seen = new Set(known), chosen = [], grounds = new Map();
+  const above = (e) => e.parentElement || (e.getRootNode().host ?? null);
+  const ground = (e) => {
+    if (!e) return '';
+    if (!grounds.has(e)) {
+      const {backgroundColor, backgroundImage, opacity} = getComputedStyle(e), rest = ground(above(e));
+      const clear = backgroundColor === 'rgba(0, 0, 0, 0)' && backgroundImage === 'none' && opacity === '1';
+      grounds.set(e, clear ? rest : [backgroundColor, backgroundImage, opacity, rest].join('<'));
+    }
+    return grounds.get(e);
+  };
+  const look = (root) => {
+    for (const e of root.querySelectorAll('*')) {
+      if (e.shadowRoot) look(e.shadowRoot);
+      if (!e.checkVisibility({checkOpacity: true, checkVisibilityCSS: true}) || e.closest('mjx-container')) continue;
+      if (![...e.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.data.trim())) continue;
+      const {color, fontSize, fontWeight} = getComputedStyle(e);
+      const kind = [color, fontSize, fontWeight, ground(e)].join('|');
+      if (!seen.has(kind)) { seen.add(kind); chosen.push(e); }
+    }
+  };
+  look(document.body);
+  const options = {resultTypes: ['violations'], runOnly: {type: 'rule', values: ['color-contrast']}};
+  const violations = chosen.length ? (await axe.run(chosen, options)).violations : [];
+  return {kinds: [...seen], violations};
+}"""
+IMAGES = """() => {
+  const all = (root) => [...root.querySelectorAll('*')].flatMap((e) => e.shadowRoot ? [e, ...all(e.shadowRoot)] : [e]);
+  return all(document).filter((e) => e.tagName === 'IMG').map((e) => [e.outerHTML.slice(0, 120), e.alt.trim()]);
+}"""
+# The page is wider than the window: its widest parts that no box of their own scrolls.
+SIDEWAYS = """() => {
+  if (document.scrollingElement.scrollWidth <= innerWidth) return [];
+  const scrolls = (e) => e && (getComputedStyle(e).overflowX !== 'visible' || scrolls(e.parentElement));
+  const wide = [...document.body.querySelectorAll('*')]
+    .filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e.parentElement))
+    .map((e) => `${e.tagName.toLowerCase()}.${e.className} to ${Math.round(e.getBoundingClientRect().right)}`);
+  return wide.length ? wide.slice(-3) : ['something outside the flow'];
+}"""
+
+
+@dataclass
+class Visit:
+    """What one page did when it was opened."""
+
+    page: str
+    asked: list = field(default_factory=list)  # addresses, in order
+    errors: list = field(default_factory=list)  # of scripts and of the console
+    images: list = field(default_factory=list)  # (start of its HTML, alternative text)
+    sideways: list = field(default_factory=list)  # what makes the page wider than a phone
+    faults: list = field(default_factory=list)  # (look, rule, selector, what axe says), serious and critical ones
+    formulas: int = 0
+    unread: int = 0  # formulas that MathJax could not read
+
+
+@pytest.fixture(scope="module")
+def axe():
+    """axe-core's script; "" where it is not there and cannot be fetched."""
+    folder = BOOK / "_build" / "axe"
+    try:
+        assets.ensure(folder, BOOK / "_tarballs", [AXE], {})
+    except ValueError:
+        return ""
+    return (folder / AXE.into / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def visits(site, axe):
+    """Page -> its visit, for every page of the site, whoever wrote it."""
+    names = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html") if "_static" not in path.parts)
+    start, kinds = time.monotonic(), {"light": [], "dark": []}
+    with chromium() as browser, served(site) as address:
+        tab = browser.new_context(viewport=DESKTOP).new_page()
+        found = {name: _visit(tab, address, name, axe, kinds) for name in names}
+    print(f"{len(found)} pages in {time.monotonic() - start:.0f} s")
+    return found
+
+
+def _visit(tab, address, name, axe, kinds):
+    visit = Visit(name)
+    heard = {
+        "request": lambda request: visit.asked.append(request.url),
+        "websocket": lambda socket: visit.asked.append(socket.url),
+        "pageerror": lambda error: visit.errors.append(str(error)),
+        "console": lambda message: visit.errors.append(message.text) if message.type == "error" else None,
+    }
+    for event, handler in heard.items():
+        tab.on(event, handler)
+    tab.set_viewport_size(DESKTOP)
+    _theme(tab, "light")
+    tab.goto(address + name)
+    tab.wait_for_load_state("networkidle")
+    tab.evaluate("window.MathJax?.startup?.promise.then(() => 0)")
+    visit.formulas = tab.locator("mjx-container").count()
+    visit.unread = tab.locator("mjx-merror, [data-mjx-error]").count()
+    visit.images = tab.evaluate(IMAGES)
+    if axe:
+        tab.evaluate(axe)
+        _note(visit, "desktop", tab.evaluate(RULES))
+    for window, size in (("desktop", DESKTOP), ("phone", PHONE)):
+        tab.set_viewport_size(size)
+        for theme in kinds:
+            _theme(tab, theme)
+            if axe:
+                contrast = tab.evaluate(CONTRAST, kinds[theme])
+                kinds[theme] = contrast["kinds"]
+                _note(visit, f"{window}, {theme}", contrast["violations"])
+    if axe:
+        _note(visit, "phone", tab.evaluate(ON_A_PHONE))
+    visit.sideways = tab.evaluate(SIDEWAYS)
+    for event, handler in heard.items():
+        tab.remove_listener(event, handler)
+    return visit
+
+
+def _theme(tab, theme):
+    tab.emulate_media(color_scheme=theme, reduced_motion="reduce")
+    if tab.locator("html[data-theme]").count():
+        tab.wait_for_selector(f'html[data-theme="{theme}"]', state="attached", timeout=5000)
+
+
+def _note(visit, look, violations):
+    for violation in violations:
+        if violation["impact"] in ("serious", "critical"):
+            for node in violation["nodes"]:
+                reasons = [check["message"] for part in ("any", "all", "none") for check in node[part]]
+                selector = " ".join(map(str, node["target"]))
+                visit.faults.append((look, violation["id"], selector, reasons[0] if reasons else ""))
+
+
+def _known(text, patterns):
+    return any(re.search(pattern, text) for pattern in patterns)
+
+
+# --- what is expected of every page ----------------------------------------------------------------------------------
+
+
+def test_every_page_is_visited(site, visits):
+    assert {"index.html", "search.html", "genindex.html", "executed/03_grpo.html"} <= set(visits)
+    assert {f"{path.stem}.html" for path in BOOK.glob("*.md")} <= set(visits)
+
+
+def test_no_request_leaves_the_machine(visits):
+    own = re.compile(r"(http://127\.0\.0\.1:\d+/|data:|blob:http://127\.0\.0\.1:)")
+    assert [(visit.page, url) for visit in visits.values() for url in visit.asked if not own.match(url)] == []
+
+
+def test_formulas_are_set_with_the_site_s_own_fonts(visits):
+    asked = visits["executed/03_grpo.html"].asked
+    assert any(re.search(r"/_static/vendor/mathjax/tex-chtml\.js", url) for url in asked)
+    assert any(re.search(r"/_static/vendor/mathjax/fonts/.*\.woff2$", url) for url in asked)
+    assert visits["executed/03_grpo.html"].formulas > 20 and visits["why.html"].formulas > 3
+    assert [(visit.page, visit.unread) for visit in visits.values() if visit.unread] == []
+
+
+def test_no_script_fails(visits):
+    assert [(visit.page, error) for visit in visits.values() for error in visit.errors
+            if not _known(error, THEIR_ERRORS)] == []
+
+
+def test_every_image_has_alternative_text_once_scripts_have_run(visits):
+    assert [(visit.page, html) for visit in visits.values() for html, alt in visit.images if not alt] == []
+    assert sum(len(visit.images) for visit in visits.values()) > 30
+
+
+def test_no_page_scrolls_sideways_on_a_phone(visits):
+    assert {visit.page: visit.sideways for visit in visits.values() if visit.sideways} == {}
+
+
+def test_axe_finds_nothing_serious(axe, visits):
+    if not axe:
+        pytest.skip(f"axe-core is not here: install npm, or put {AXE.tarball} (`npm pack {AXE.name}@{AXE.version}`) "
+                    "into book/_tarballs")
+    known = {rule: [pattern for own, pattern in THEIR_FAULTS if own == rule] for rule, _ in THEIR_FAULTS}
+    found = [(visit.page, *fault) for visit in visits.values() for fault in visit.faults]
+    assert [fault for fault in found if not _known(fault[3], known.get(fault[2], ()))] == []
+
+
+def test_what_is_said_of_others_is_still_so(axe, visits):
+    errors = [error for visit in visits.values() for error in visit.errors]
+    assert [pattern for pattern in THEIR_ERRORS if not any(re.search(pattern, error) for error in errors)] == []
+    faults = [(rule, selector) for visit in visits.values() for _, rule, selector, _ in visit.faults]
+    assert [known for known in THEIR_FAULTS if axe and not any(
+        rule == known[0] and re.search(known[1], selector) for rule, selector in faults)] == []
