@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from lrt.profiles import PROFILES, REAL
+from lrt.profiles import PROFILES, REAL, changed
 from lrt.profiles import profile as profile_named
 
 app = typer.Typer(
@@ -38,8 +38,12 @@ AnyProfileName = Enum("AnyProfileName", {name: name for name in (*PROFILES, *REA
 AnyProfile = Annotated[AnyProfileName, typer.Option(help="How much, with which model, on which machine: lrt doctor.")]
 ProfilesModel = Annotated[str | None, typer.Option(help="A tiny model's name, a folder, or a hub id. Default: the "
                                                         "profile's.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="A field of the profile, as weights=4bit; may be "
+                                                                "repeated (lrt.profiles).")]
 Source = Annotated[str, typer.Option(help="What --pairs is: folder, imagereward, hpdv2, rapidata, pickapic.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images that --pairs names, where they lie apart.")]
+Aspect = Annotated[str | None, typer.Option(help="rapidata with several: preference, coherence, alignment.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave out rows of --pairs that cannot be read, and say so.")]
 
 
 @app.callback()
@@ -125,19 +129,25 @@ def judge(
         say(told(result))
 
 
-def own_pairs(folder: Path, skip_bad: bool = False, source: str = "folder", images: Path | None = None):
-    """The pairs of a user's folder, or of a benchmark's files; with `skip_bad`, what is left out is told on stderr."""
-    from lrt.folder import folder_pairs, readable_pairs
-    from lrt.real.sources import pairs as all_pairs
-    from lrt.real.sources import readable
+def brought(pairs: Path | None, source: str, images: Path | None, aspect: str | None, skip_bad: bool):
+    """What the options say of pairs that are brought, as `bring.Files`; None where there are none."""
+    from lrt.real.bring import Files
 
-    if not skip_bad:
-        return folder_pairs(folder) if source == "folder" else all_pairs(source, folder, images)
-    pairs, problems = readable_pairs(folder) if source == "folder" else readable(source, folder, images)
+    if pairs is not None:
+        return Files(source, pairs, images, aspect, skip_bad)
+    for name, given in (("source", source != "folder"), ("images", images), ("aspect", aspect), ("skip-bad", skip_bad)):
+        if given:
+            raise ValueError(f"--{name} is about --pairs, and none are given")
+    return None
+
+
+def tell_left_out(files, problems: list[str], n: int) -> None:
+    """On stderr: what was left out beside n pairs, where that was asked for."""
+    if not files.skip_bad:
+        return
     for problem in problems:
         typer.echo(f"left out: {printable(problem)}", err=True)
-    typer.echo(f"left out {len(problems)} of {len(problems) + len(pairs)} rows", err=True)
-    return pairs
+    typer.echo(f"left out {len(problems)} of {len(problems) + n} rows", err=True)
 
 
 # --- evaluating ----------------------------------------------------------------------------------------------------
@@ -148,14 +158,25 @@ def own_pairs(folder: Path, skip_bad: bool = False, source: str = "folder", imag
 def evaluate(
     model: ProfilesModel = None,
     profile: AnyProfile = AnyProfileName.laptop,
+    changes: Changes = None,
     split: Annotated[list[str] | None, typer.Option(help="Repeat for several. Default: the profile's.")] = None,
-    test_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs a split. Default: the profile's.")] = None,
-    pairs: Annotated[Path | None, typer.Option(help="A folder of your own pairs instead (lrt.folder).")] = None,
+    test_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs a split, or of a benchmark. Default: the "
+                                                               "profile's; of a tiny one a whole benchmark.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="A folder of your own pairs instead (lrt.folder), or a "
+                                                    "benchmark's label file or shards.")] = None,
     source: Source = "folder",
     images: Images = None,
+    aspect: Aspect = None,
+    skip_bad: SkipBad = False,
+    predictions: Annotated[Path | None, typer.Option(help="Of a benchmark: write the choices here, for `lrt score`.")]
+    = None,
     out: Annotated[Path | None, typer.Option(help="Write the records to this JSON file.")] = None,
 ):
-    """Judge test pairs greedily: accuracy by split, what the tint does, and records as JSON."""
+    """Judge test pairs greedily: accuracy by split, what the tint does, and records as JSON.
+
+    Of a benchmark's files (--source) every pair is judged in both orders and scored by the benchmark's own rule, beside
+    a judge that always says "first" and the published numbers.
+    """
     from lrt import evaluate as room
     from lrt.images import one_size
     from lrt.judging import is_tiny, refuse_unknown_pairs, tokens_for
@@ -163,27 +184,65 @@ def evaluate(
     from lrt.pairs import tiny_pairs
     from lrt.stats import save_records
 
-    chosen = profile_named(profile.value)
-    if chosen.size and pairs is None:
+    chosen = _chosen(profile, changes)
+    files, test = brought(pairs, source, images, aspect, skip_bad), None
+    if chosen.size and files is None:
         raise ValueError(f"profile {chosen.name} judges real pairs: bring them with --pairs and --source")
-    model = model or (chosen.reasoner if chosen.size else "reasoner-grpo-listener")
-    loaded = load(model, chosen=chosen)
-    if pairs is not None:
-        if split or test_pairs:
-            raise ValueError("--pairs takes all pairs of the folder: leave out --split and --test-pairs")
-        splits = {source: one_size(own_pairs(pairs, source=source, images=images), chosen.image_side)}
-        refuse_unknown_pairs(loaded, splits[source])
+    if predictions is not None and source == "folder":
+        raise ValueError("--predictions is about a benchmark's files: name them with --source and --pairs")
+    if files is not None and (split or (test_pairs and source == "folder")):
+        raise ValueError("--pairs takes all pairs of the folder: leave out --split and --test-pairs")
+    # Files first: what is wrong with them is seen in seconds, and a model may take minutes.
+    if files is not None and source != "folder":
+        from lrt.real.judge import read_test
+
+        test, problems = read_test(files, test_pairs or (chosen.test_pairs if chosen.size else None))
+        tell_left_out(files, problems, len(test.pairs))
+        splits = {source: one_size(test.pairs, chosen.image_side)}
+    elif files is not None:
+        splits = {source: one_size(_read(files), chosen.image_side)}
     elif split or test_pairs:
         n = test_pairs or chosen.test_pairs
         splits = {name: tiny_pairs(name, n) for name in dict.fromkeys(split or chosen.splits)}
     else:
         splits = test_splits(chosen)
+    model = model or (chosen.reasoner if chosen.size else "reasoner-grpo-listener")
+    loaded = load(model, chosen=chosen)
+    if files is not None:
+        refuse_unknown_pairs(loaded, splits[source])
     tokens = chosen.max_new_tokens if chosen.size or is_tiny(loaded) else tokens_for(loaded)
-    records, _ = room.evaluate(loaded, splits, model, seed=None, progress=progress, max_new_tokens=tokens)
-    say(room.format_table(records))
+    if test is not None:
+        records = _benchmark(loaded, model, test, splits[source], predictions, max_new_tokens=tokens,
+                             batch=chosen.listener_batch)
+    else:
+        records, _ = room.evaluate(loaded, splits, model, seed=None, progress=progress, max_new_tokens=tokens)
+        say(room.format_table(records))
     if out is not None:
         save_records(records, out)
         say(f"\n{len(records)} records in {out}")
+
+
+def _benchmark(loaded, model: str, test, pairs, predictions: Path | None, **options) -> list:
+    """Judge a benchmark in both orders, write the choices, say the numbers by its own rules; their records."""
+    from lrt.real import judge, score_report
+    from lrt.real.predictions import write
+
+    made = judge.choices(loaded, test, pairs, progress, **options)
+    if predictions is not None:
+        write(made, predictions)
+    lines, report = judge.numbers(test, made)
+    say(f"{model}: {len(pairs)} pairs of {test.source}, each in both orders\n\n{report}")
+    if predictions is not None:
+        say(f"\n{len(made.values)} choices in {predictions}")
+    return score_report.to_records(lines, model, test.source)
+
+
+def _read(files, **how):
+    from lrt.real.bring import read
+
+    pairs, problems = read(files, **how)
+    tell_left_out(files, problems, len(pairs))
+    return pairs
 
 
 @app.command()
@@ -194,6 +253,7 @@ def score(
     predictions: Annotated[Path | None, typer.Option(help="JSON lines, as described above.")] = None,
     template: Annotated[Path | None, typer.Option(help="Write the file to fill here, and stop.")] = None,
     form: Annotated[str, typer.Option(help="Of the template: image (a score each) or pair (a choice each).")] = "image",
+    aspect: Aspect = None,
     allow_missing: Annotated[bool, typer.Option(help="Count predictions that are not there as wrong.")] = False,
     validation_labels: Annotated[Path | None, typer.Option(help="pickapic: tune the tie threshold here ...")] = None,
     validation_predictions: Annotated[Path | None, typer.Option(help="... with the model's scores on it.")] = None,
@@ -213,7 +273,7 @@ def score(
 
     if (predictions is None) == (template is None):
         raise ValueError("name either --predictions, the file to score, or --template, the file to write")
-    ranked = scores.labels(benchmark, labels)
+    ranked = scores.labels(benchmark, labels, aspect=aspect)
     if template is not None:
         n = files.template(ranked, template, form)
         say(f"{n} lines in {template}: put a {'score' if form == 'image' else 'choice'} in place of each null")
@@ -231,8 +291,7 @@ def score(
 
 Seed = Annotated[int, typer.Option(help="Of the order of pairs and of all sampling.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: the profile's.")]
-OwnPairs = Annotated[Path | None, typer.Option(help="A folder of your own pairs (lrt.folder).")]
-SkipBad = Annotated[bool, typer.Option(help="Leave out rows of --pairs that cannot be read, and say so.")]
+OwnPairs = Annotated[Path | None, typer.Option(help="A folder of your own pairs (lrt.folder), or what --source says.")]
 Rank = Annotated[int | None, typer.Option(min=0, help="Rank of a LoRA adapter; 0 trains all weights. Default: the "
                                                       "profile's.")]
 Out = Annotated[Path | None, typer.Option(help="The run's folder. Asked again with it, a run goes on.")]
@@ -243,12 +302,14 @@ Out = Annotated[Path | None, typer.Option(help="The run's folder. Asked again wi
 def train_sft(
     model: ProfilesModel = None,
     profile: AnyProfile = AnyProfileName.laptop,
+    changes: Changes = None,
     steps: Steps = None,
     seed: Seed = 0,
     lora_rank: Rank = None,
     pairs: OwnPairs = None,
     source: Source = "folder",
     images: Images = None,
+    aspect: Aspect = None,
     skip_bad: SkipBad = False,
     out: Out = None,
 ):
@@ -259,13 +320,16 @@ def train_sft(
     from lrt.methods import sft_settings
     from lrt.sft import train_sft as train
 
-    chosen = _chosen(profile, lora_rank)
-    loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
+    chosen = _chosen(profile, changes, lora_rank)
     how = sft_settings(chosen, seed)
     how = replace(how, steps=steps or how.steps)
-    rows = _training_pairs(chosen, seed, pairs, source, images, skip_bad, loaded)
+    files = brought(pairs, source, images, aspect, skip_bad)
+    rows = _training_pairs(chosen, seed, files)
+    loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
+    _refuse(rows, files, loaded)
     out = out or Path("runs/sft")
-    _done(train(with_adapter(loaded, chosen.lora_rank, seed), rows, how, out), out, "loss")
+    log = train(with_adapter(loaded, chosen.lora_rank, seed), rows, how, out)
+    _done(log, out, "loss", _to_evaluate(profile, changes, files))
 
 
 @train_app.command("grpo")
@@ -278,12 +342,14 @@ def train_grpo(
     )] = None,
     combine: Annotated[str, typer.Option(help="Several listeners: mean, minimum or majority (lrt.ensemble).")] = "mean",
     profile: AnyProfile = AnyProfileName.laptop,
+    changes: Changes = None,
     steps: Steps = None,
     seed: Seed = 0,
     lora_rank: Rank = None,
     pairs: OwnPairs = None,
     source: Source = "folder",
     images: Images = None,
+    aspect: Aspect = None,
     skip_bad: SkipBad = False,
     out: Out = None,
 ):
@@ -292,20 +358,25 @@ def train_grpo(
 
     from lrt.checkpoints import with_adapter
     from lrt.grpo import train_grpo as train
+    from lrt.images import one_size
     from lrt.methods import grpo_settings
 
-    chosen = _chosen(profile, lora_rank)
+    chosen = _chosen(profile, changes, lora_rank)
     names = listener or [chosen.listener]
-    loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
     how = grpo_settings(chosen, seed)
     how = replace(how, steps=steps or how.steps)
+    files = brought(pairs, source, images, aspect, skip_bad)
+    rows = _training_pairs(chosen, seed, files)
+    loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
     elsewhere = [name for name in names if name in ("none", "adapter-off") or "://" in name]
     readers = {name: load(name, chosen=chosen) for name in names if name not in elsewhere}
-    rows = _training_pairs(chosen, seed, pairs, source, images, skip_bad, loaded, *readers.values())
+    _refuse(rows, files, loaded, *readers.values())
     loaded = with_adapter(loaded, chosen.lora_rank, seed)
     functions, weights = _rewards(names, combine, readers, loaded, chosen)
     out = out or Path("runs") / ("grpo" if names == ["none"] else "grpo_listener")
-    _done(train(loaded, rows, functions, weights, how, out), out, "reward")
+    if not (out / "done.json").exists():  # a finished run only loads its model
+        _refuse_the_silent(functions, one_size(rows.select(range(min(1, len(rows)))), chosen.image_side))
+    _done(train(loaded, rows, functions, weights, how, out), out, "reward", _to_evaluate(profile, changes, files))
 
 
 def _rewards(names: list[str], combine: str, readers: dict, policy, chosen):
@@ -324,38 +395,67 @@ def _rewards(names: list[str], combine: str, readers: dict, policy, chosen):
     return [format_reward, accuracy_reward, listener_reward(ears, combine)], list(WEIGHTS)
 
 
-def _chosen(profile: AnyProfileName, lora_rank: int | None):
-    """The profile, with the rank asked for in place of its own."""
+def _chosen(profile: AnyProfileName, changes: list[str] | None = None, lora_rank: int | None = None):
+    """The profile, with what --set says and the rank asked for in place of its own."""
     from dataclasses import replace
 
-    found = profile_named(profile.value)
+    found = changed(profile_named(profile.value), changes or [])
     return found if lora_rank is None else replace(found, lora_rank=lora_rank)
 
 
-def _training_pairs(chosen, seed: int, folder: Path | None, source: str, images: Path | None, skip_bad: bool, *models):
-    """The profile's pairs, or those brought: what it uses of them, where no model refuses them."""
-    from lrt.judging import refuse_unknown_pairs
+def _training_pairs(chosen, seed: int, files):
+    """The profile's pairs, or what it uses of those brought: of a benchmark no other is copied."""
     from lrt.methods import chosen_pairs, training_pairs
 
-    if folder is None:
-        if skip_bad:
-            raise ValueError("--skip-bad is about --pairs, and no folder is given")
+    if files is None:
         return training_pairs(chosen, seed)
-    rows = own_pairs(folder, skip_bad, source, images)
-    rows = chosen_pairs(rows, chosen) if chosen.size else rows
-    for loaded in models:
+    if not chosen.size:
+        return _read(files)
+    if files.source == "folder":
+        return chosen_pairs(_read(files), chosen)
+    return _read(files, share=chosen.share, limit=chosen.train_pairs)
+
+
+def _refuse(rows, files, *models) -> None:
+    """A tiny model among the models, and pairs brought that are not of its world."""
+    from lrt.judging import refuse_unknown_pairs
+
+    for loaded in models if files is not None else ():
         refuse_unknown_pairs(loaded, rows)
-    return rows
 
 
-def _done(log: list[dict], out: Path, what: str) -> None:
-    """First and last tenth of the run, and where the model is."""
+def _refuse_the_silent(functions, rows) -> None:
+    """Ask every listener elsewhere about one pair: training would go on without it, and take hours to say so."""
+    from lrt.remote import RemoteListener, check_answer
+
+    for ear in [ear for f in functions for ear in getattr(f, "listeners", ())]:
+        if isinstance(ear, RemoteListener) and len(rows):
+            check_answer(ear, rows[0]["prompt"], rows[0]["images"])
+
+
+def _to_evaluate(profile, changes: list[str] | None, files) -> str:
+    """The options with which `lrt evaluate` judges as the run was trained; test pairs are the user's to name."""
+    said = "" if profile.value == "laptop" else f" --profile {profile.value}"
+    said += "".join(f" --set {change}" for change in changes or ())
+    if files is None:
+        return said
+    if files.source == "folder":
+        return f"{said} --pairs TEST_FOLDER"
+    said += f" --source {files.source} --pairs TEST_FILES"
+    return said + (" --images FOLDER" if files.images else "") + (f" --aspect {files.aspect}" if files.aspect else "")
+
+
+def _done(log: list[dict], out: Path, what: str, options: str = "") -> None:
+    """First and last tenth of the run, how much of it a listener missed, where the model is, and what comes next."""
     values = [record[what] for record in log if record.get(what) is not None]
     if values:
         n = max(1, len(values) // 10)
         first, last = sum(values[:n]) / n, sum(values[-n:]) / n
         say(f"{what} {first:.3f} at first, {last:.3f} at last (one seed; a mean of {n} step{'s' * (n != 1)} each)")
-    say(f"model: {out / 'model'}\nlog:   {out / 'log.jsonl'}\nnext:  lrt evaluate --model {out / 'model'}")
+    missed = [record[key] for record in log if (key := "listener/unscored_groups") in record]
+    if missed:
+        say(f"groups that the listener did not score: {100 * sum(missed) / len(missed):.1f} %")
+    say(f"model: {out / 'model'}\nlog:   {out / 'log.jsonl'}\nnext:  lrt evaluate --model {out / 'model'}{options}")
 
 
 @app.command()
@@ -442,6 +542,7 @@ def data_check(
     labels_only: Annotated[bool, typer.Option(help="Do not look at images, even where they are inside.")] = False,
     decode: Annotated[bool, typer.Option(help="Decode each image, or only look whether it is there.")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pairs.")] = None,
+    aspect: Aspect = None,
     picture: Annotated[Path | None, typer.Option(help="Draw a few pairs to this PNG file.")] = None,
 ):
     """What is there: prompts, images, pairs, ties, what is missing or broken, and how well "always 1" does.
@@ -450,7 +551,7 @@ def data_check(
     """
     from lrt.real import datacheck
 
-    found = datacheck.check(name, path, images, labels_only, decode, limit)
+    found = datacheck.check(name, path, images, labels_only, decode, limit, aspect=aspect)
     say(datacheck.told(found))
     if picture is not None:
         if found.examples:
@@ -470,14 +571,17 @@ def data_overlap(
     test_path: Annotated[Path, typer.Argument(help="What is tested on.")],
     train_images: Annotated[Path | None, typer.Option(help="The folder of the training set's images.")] = None,
     test_images: Annotated[Path | None, typer.Option(help="The folder of the test set's images.")] = None,
+    train_aspect: Aspect = None,
+    test_aspect: Aspect = None,
     prompts_only: Annotated[bool, typer.Option(help="Compare prompts, not images.")] = False,
 ):
     """Which prompts and images of a test set are in a training set: the same, and images that look the same."""
     from lrt.real import overlap, sources
 
     found, bad = [], []
-    for name, path, images in ((train, train_path, train_images), (test, test_path, test_images)):
-        rows = sources.rows(name, path, images, labels_only=prompts_only, decode=False, bad=bad)
+    sets = ((train, train_path, train_images, train_aspect), (test, test_path, test_images, test_aspect))
+    for name, path, images, aspect in sets:
+        rows = sources.rows(name, path, images, labels_only=prompts_only, decode=False, bad=bad, aspect=aspect)
         found.append(overlap.prints(rows))
     say(overlap.told(overlap.overlap(*found)))
     if bad:
@@ -701,6 +805,7 @@ def bench_gpu(
 @plainly
 def doctor(
     profile: Annotated[AnyProfileName | None, typer.Option(help="Only a real profile's memory and cost.")] = None,
+    changes: Changes = None,
 ):
     """What this machine has, which profiles fit on it, and what to do where something is missing."""
     from lrt.machine import run_cost
@@ -710,8 +815,11 @@ def doctor(
     from lrt.machine.memory import table
 
     if profile:
-        say(f"{table(profile_named(profile.value))}\n\n{run_cost.table(profile_named(profile.value))}")
+        chosen = _chosen(profile, changes)
+        say(f"{table(chosen)}\n\n{run_cost.table(chosen)}")
         return
+    if changes:
+        raise ValueError("--set changes a profile: name it with --profile")
     found = checks()
     say(f"{told(found)}\n\n{report(this_machine())}")
     raise typer.Exit(1 if any(check.ok is False for check in found) else 0)

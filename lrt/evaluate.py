@@ -31,7 +31,7 @@ from lrt.metrics import (
     reference,
 )
 from lrt.models import Loaded, generate
-from lrt.pairs import FEATURES, swap_order, swap_tints
+from lrt.pairs import FEATURES, swap_tints
 from lrt.prompts import parse
 from lrt.stats import Interval, Record
 
@@ -59,14 +59,16 @@ def judgements(pairs: Dataset, completions: list[str]) -> pd.DataFrame:
 
 
 def judge(loaded: Loaded, pairs: Dataset, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0,
-          batch: int = 64, progress: Progress | None = None) -> pd.DataFrame:
-    """One completion a pair: greedy at temperature 0, else sampled, the same for the same seed and batch."""
+          batch: int = 64, progress: Progress | None = None, turned: bool = False) -> pd.DataFrame:
+    """One completion a pair: greedy at temperature 0, else sampled, the same for the same seed and batch. `turned`
+    shows every pair's images exchanged; answers are then as written, about the images as shown."""
     completions: list[str] = []
     for start in range(0, len(pairs), batch):  # images are decoded a batch at a time
         chunk = pairs[start : start + batch]
+        shown = [pair[::-1] for pair in chunk["images"]] if turned else chunk["images"]
         with scoring(loaded.model):  # also of a policy in training
             completions += generate(
-                loaded, chunk["prompt"], chunk["images"], max_new_tokens=max_new_tokens,
+                loaded, chunk["prompt"], shown, max_new_tokens=max_new_tokens,
                 temperature=temperature, seed=seed * 1_000_003 + start, batch=batch,
             )
         if progress:
@@ -83,9 +85,9 @@ def judge_samples(loaded: Loaded, pairs: Dataset, n: int = 8, temperature: float
 def judge_both_orders(loaded: Loaded, pairs: Dataset, **options) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(forward, reverse): as given, and with the two images exchanged. The answers of `reverse` are mapped
     back to the pair's own numbering; its completions and traces are left as written, and speak of the images
-    as shown."""
+    as shown. Images are exchanged as they are read: there is no second copy, and a transform of the data set holds."""
     forward = judge(loaded, pairs, **options)
-    turned = judge(loaded, swap_order(pairs), **options)
+    turned = judge(loaded, pairs, turned=True, **options)
     seen = turned[["completion", "trace", "parsable"]]
     return forward, forward.assign(**seen, answer=3 - turned["answer"], order="reverse")
 

@@ -82,6 +82,9 @@ class GRPOSettings:
         return self.pairs_per_step * self.num_generations
 
 
+NEVER = -100.0  # the lowest bias on a logit that vLLM takes
+
+
 # Fields that runs from before did not know: left out of a run's record where they say nothing new, so that those
 # folders are still theirs (`runs.check_call`).
 LATER = {"vllm_server": None, "image_side": None}
@@ -113,17 +116,30 @@ def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dat
     return rows.rename_column("prompt", "pair_text").with_transform(with_chat)
 
 
-def trl_config(settings: GRPOSettings, weights: Sequence[float], out: str | Path, device: torch.device) -> GRPOConfig:
-    """The settings as TRL names them. Image tokens are kept out of completions by TRL itself, as long as
-    `generation_kwargs` is left alone.
+def trl_config(
+    settings: GRPOSettings,
+    weights: Sequence[float],
+    out: str | Path,
+    device: torch.device,
+    image_token: int | None = None,
+) -> GRPOConfig:
+    """The settings as TRL names them. A sampled image token would have no image behind it and end the run: TRL keeps
+    them out of what `generate` writes, as long as `generation_kwargs` is left alone, but not out of what a vLLM server
+    writes (trl/trainer/grpo_trainer.py). There a bias does it, so that `vllm_server` needs the id `image_token`.
 
-    A step's completions are shared out evenly over the processes of `accelerate launch`; ValueError if they cannot be.
+    A step's completions are shared out evenly over the processes of `accelerate launch`; ValueError if they cannot be,
+    and for a server without that id.
     """
     per_pass, accumulated = passes(settings.completions, settings.completions_per_pass, "completions")
-    server = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": settings.vllm_server}
+    server = {}
+    if settings.vllm_server:
+        if image_token is None:
+            raise ValueError("with vllm_server say which id the image token has: only then it is not sampled")
+        server = {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": settings.vllm_server,
+                  "generation_kwargs": {"logit_bias": {image_token: NEVER}}}
     return GRPOConfig(
         **common_arguments(settings, out, device),
-        **(server if settings.vllm_server else {}),
+        **server,
         per_device_train_batch_size=per_pass,
         gradient_accumulation_steps=accumulated,
         num_generations=settings.num_generations,
@@ -162,7 +178,7 @@ def build_trainer(
         model=loaded.model,
         processing_class=loaded.processor,
         reward_funcs=list(reward_funcs),
-        args=trl_config(settings, weights, out, loaded.device),
+        args=trl_config(settings, weights, out, loaded.device, loaded.model.config.image_token_id),
         train_dataset=training_rows(pairs, settings, loaded),
         callbacks=list(callbacks),
     )

@@ -27,6 +27,7 @@ from lrt.profiles import Profile, in_share
 from lrt.remote import RemoteListener
 from lrt.rewards import WEIGHTS, ListenerReward, accuracy_reward, format_reward
 from lrt.runs import OnStep
+from lrt.samples import Keeping
 from lrt.sft import SFTSettings, train_sft
 
 SHIPPED = {
@@ -172,7 +173,9 @@ def train(
         return loaded, train_sft(loaded, pairs, sft_settings(settings, seed), out, on_step=on_step)
     listener = listener_for(settings, loaded) if method == "grpo_listener" else None
     functions, weights = rewards(method, listener)
-    return loaded, train_grpo(loaded, pairs, functions, weights, grpo_settings(settings, seed), out, on_step=on_step)
+    how = grpo_settings(settings, seed)
+    keep = [Keeping(loaded, out, every=max(1, how.steps // 6))] if settings.data == "tiny" else []
+    return loaded, train_grpo(loaded, pairs, functions, weights, how, out, on_step=on_step, callbacks=keep)
 
 
 def where(method: str, settings: Profile, run_dir: str | Path) -> tuple[str, bool]:

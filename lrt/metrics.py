@@ -152,8 +152,8 @@ def both_orders(forward: pd.DataFrame, reverse: pd.DataFrame,
 
     accuracy_forward, accuracy_reverse: in each order. accuracy_consistent: right in both. same_answer: the
     same image chosen in both, of the pairs parsable in both. first_share: share of completions that answer
-    "1", of the parsable ones of both orders; an unbiased judge is near 0.5. The names serve as metrics of
-    records (`evaluate.to_records`).
+    "1", of the parsable ones of both orders that choose (0, a tie, chooses neither); an unbiased judge is near
+    0.5. The names serve as metrics of records (`evaluate.to_records`).
     """
     reverse = aligned(forward, reverse)
     right_1, right_2 = correct(forward, against), correct(reverse, against)
@@ -166,7 +166,7 @@ def both_orders(forward: pd.DataFrame, reverse: pd.DataFrame,
         "accuracy_reverse": rate(forward, right_2),
         "accuracy_consistent": rate(forward, right_1 * right_2),
         "same_answer": rate(forward, np.where(unread, np.nan, answer_1 == answer_2)),
-        "first_share": rate(both, np.where(np.isnan(written), np.nan, written == 1)),
+        "first_share": rate(both, np.where(np.isin(written, (1, 2)), written == 1, np.nan)),
     }
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, LlavaProcessor
 from transformers.utils import cached_file
 
@@ -85,14 +87,14 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype | Non
     (bitsandbytes, a GPU); it then trains only under an adapter. `max_pixels` makes larger images smaller, in the
     model's own processor, which takes multiples of 28 pixels a side.
 
-    Raises ValueError for a name that is no model, and for options that do not go together; what transformers raises for
-    a broken or missing one (OSError) passes through.
+    Raises ValueError for a name that is no model, for options that do not go together, and for a hub id that is neither
+    in the cache nor reachable; what transformers raises for a broken or missing one (OSError) passes through.
     """
     where = find(name)
     if revision and Path(where).is_dir():
         raise ValueError(f"{name} is a folder, which has no revisions: leave out {revision!r}")
     dtype = dtype or _usual_dtype(torch.device(device))
-    adapter = _file(where, "adapter_config.json", revision)
+    adapter = _adapter(name, where, revision)
     if adapter:
         return _load_adapter(name, where, Path(adapter), device, dtype, trainable, revision, four_bit, max_pixels)
     _refuse_pickles(name, where)
@@ -160,6 +162,23 @@ def without_vision_gradients(model) -> None:
 
 def _detached(module, args):
     return args[0].detach(), *args[1:]
+
+
+def _adapter(name: str, where: str, revision: str | None) -> str | None:
+    """The path of adapter_config.json, None where there is none: the first thing that is asked of the hub, and so the
+    place where it is seen that nobody answers. ValueError then, unless the cache has the model."""
+    if Path(where).is_dir():
+        return _file(where, "adapter_config.json", revision)
+    revision = revision or "main"
+    try:
+        return hf_hub_download(where, "adapter_config.json", revision=revision)
+    except LocalEntryNotFoundError:
+        if isinstance(try_to_load_from_cache(where, "config.json", revision=revision), str):
+            return None
+        raise ValueError(f"{name} is neither in the cache nor reachable: name a folder, or download it elsewhere and "
+                         "set HF_HOME to where it is; `lrt doctor` says whether the hub answers") from None
+    except (EntryNotFoundError, HfHubHTTPError):  # not there, or refused: transformers says of what is refused why
+        return None
 
 
 def _file(where: str, name: str, revision: str | None) -> str | None:

@@ -222,7 +222,10 @@ def swap_tints(pairs: Dataset) -> Dataset:
 
 
 def swap_order(pairs: Dataset) -> Dataset:
-    """Every pair with its two images exchanged, and with them everything that is said of image 1 and image 2."""
+    """Every pair with its two images exchanged, and with them everything that is said of image 1 and image 2.
+
+    The images' bytes are held in memory: for the tiny world. `evaluate.judge_both_orders` exchanges large ones as it
+    reads them."""
     names = [n.removesuffix("_1") for n in FEATURES if n.endswith("_1")]
 
     def swapped(row: dict) -> dict:

@@ -8,7 +8,9 @@ each with its reason. None of the real profiles has been run by this project.
 
 import hashlib
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Profile:
     device: str = "cpu"
     gpus: int = 0  # cards that train, each with the same share of a step's completions
     gpu_gb: float = 0.0  # memory of each, in GB (1e9 bytes) as torch reports it
-    rollout_gpus: int = 0  # further cards, of the vLLM server
+    rollout_gpus: int = 0  # further cards, of the vLLM server that generates
+    listener_gpus: int = 0  # further cards, of the vLLM server that listens
     weights: str = "fp32"  # how the base lies in memory: "fp32", "bf16", "fp16" or "4bit"
     precision: str = "fp32"  # of the arithmetic in training: "fp32", or mixed "bf16" or "fp16"
     sharded: bool = False  # weights, gradients and optimiser split over the cards (FSDP2 or DeepSpeed ZeRO-3)
@@ -52,6 +55,12 @@ class Profile:
     image_side: int | None = None  # every image is put on a square of this side first
     vllm_server: str | None = None  # address of a vLLM server that generates instead of the training process
     save_every: int = 50  # steps between checkpoints
+    config: str = ""  # for `accelerate launch`, in data/configs; its commands stand at its head
+
+    @property
+    def cards(self) -> int:
+        """All cards that a run takes, of all its machines."""
+        return self.gpus + self.rollout_gpus + self.listener_gpus
 
 
 ALL_SPLITS = (
@@ -142,7 +151,7 @@ GPU = Profile(
     listener="adapter-off",  # the paper's listener, without a second copy
     judges=(),  # measure with others afterwards
     train_pairs=20_000,  # more than the steps below use
-    test_pairs=7000,  # all 6,399 untied pairs of ImageReward's test
+    test_pairs=7230,  # all of ImageReward's test, 6,399 untied pairs and 831 tied ones
     sft_steps=300,  # 9,600 pairs
     sft_batch=32,  # a usual size; accumulated
     sft_lr=1e-4,  # usual for LoRA
@@ -165,6 +174,7 @@ GPU = Profile(
     completions_per_pass=16,  # two groups
     pairs_per_pass=8,
     max_pixels=512 * 512,  # most images of HPDv2 are 512 x 512: none of those loses anything
+    config="1-gpu.yaml",  # one process
 )
 
 GPU_MANY = replace(
@@ -175,12 +185,14 @@ GPU_MANY = replace(
     grpo_steps=1000,  # 32,000 pairs, each seen once
     pairs_per_step=32,  # four times `gpu`: 256 completions, 64 a card
     gpus=4,  # train with FSDP2 or DeepSpeed ZeRO-3
-    rollout_gpus=4,  # generation takes about as long as training
+    rollout_gpus=2,  # generation on two takes about as long as training on four
+    listener_gpus=2,  # hearing takes less: the two that are left
     sharded=True,  # 4 GB of weights a card instead of 17: room for a larger base
     lora_rank=64,  # memory is not the limit here
     image_side=512,  # one size for all: some versions of vLLM corrupt prompts whose image tokens come expanded
     max_pixels=512 * 512,  # no image is more, after `image_side`
     vllm_server="http://127.0.0.1:8000",  # the server's own machine, port as `vllm serve` has it
+    config="8-gpus.yaml",  # one machine of eight
 )
 
 PAPER = replace(
@@ -189,7 +201,12 @@ PAPER = replace(
     train_pairs=1_000_000,  # all that the share below holds
     test_pairs=1_000_000,  # every pair of every benchmark below
     share=0.16,  # the abstract's 16 %; which 16 %, and how drawn, is not known: `in_share` is our rule
+    sft_batch=64,  # one pass on each of the cards below
     grpo_steps=3225,  # 16 % of 645,000 training pairs, 32 a step, each seen once
+    gpus=8,
+    rollout_gpus=4,  # in proportion as `gpu-many`
+    listener_gpus=4,  # the same
+    config="2x8-gpus.yaml",  # two machines of eight
     benchmarks=("imagereward", "hpdv2", "rapidata"),  # those of the abstract, and the training set's own test
 )
 
@@ -202,6 +219,45 @@ def profile(name: str) -> Profile:
     if name not in found:
         raise ValueError(f"no profile {name!r}; there are {', '.join(found)}")
     return found[name]
+
+
+CHOICES = {"weights": ("fp32", "bf16", "fp16", "4bit"), "precision": ("fp32", "bf16", "fp16")}
+
+
+def changed(settings: Profile, said: Sequence[str]) -> Profile:
+    """The profile with fields changed as a command line says it, each "field=value": `--set weights=4bit`.
+
+    A value is read as its field's type: a tuple's parts stand between commas; "none" is None where that is allowed.
+    ValueError for what is no field (naming those that there are) or no value of it. The name stays as it is.
+    """
+    kinds = {name: kind for name, kind in get_type_hints(Profile).items() if name != "name"}
+    for one in said:
+        name, equals, value = (part.strip() for part in one.partition("="))
+        if not equals or name not in kinds:
+            raise ValueError(f"{one!r} is no field=value of a profile; fields are {', '.join(kinds)}")
+        settings = replace(settings, **{name: _value(name, kinds[name], value)})
+    return settings
+
+
+def _value(name: str, kind, text: str):
+    kind, *others = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    if others and text.lower() == "none":
+        return None
+    if kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            number = -1
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"{name} is a {'whole ' * (kind is int)}number of at least 0, not {text!r}")
+        return number
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name} is true or false, not {text!r}")
+        return text.lower() == "true"
+    if text not in CHOICES.get(name, (text,)):
+        raise ValueError(f"{name} is {' or '.join(CHOICES[name])}, not {text!r}")
+    return text if kind is str else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def in_share(prompt: str, share: float, seed: int = 0) -> bool:

@@ -41,16 +41,16 @@ ENGLISH_WORDING = Wording(
 )
 
 END_OF_TURN = ("<|im_end|>", "<|endoftext|>")
-_SPECIAL = re.compile(r"<\|[^|<>\s]*\|>")
+SPECIAL = re.compile(r"<\|[^|<>\s]*\|>")
 # Special tokens and plain tags (`<image>`, `</s>`), which a listener's tokenizer may read as more than text.
 # They are replaced by a space, never by nothing: `<th<x>ink>` must not become a tag.
-_MARKUP = re.compile(r"<\|[^|<>\s]*\|>|</?[A-Za-z]\w*>")
-_TAG = re.compile(r"</?(?:think|answer)>")
-_ANSWER = re.compile(
+MARKUP = re.compile(r"<\|[^|<>\s]*\|>|</?[A-Za-z]\w*>")
+TAG = re.compile(r"</?(?:think|answer)>")
+ANSWER = re.compile(
     r"\s*+<answer>\s*+([12])\s*+</answer>(?:\s|" + "|".join(map(re.escape, END_OF_TURN)) + r")*+"
 )
 # Where hearing ends. Wider than the strict format on purpose: `< /Answer` is no valid tag, but would leak.
-_CUT = re.compile(r"<\s*+/\s*+think|<\s*+(?:/\s*+)?answer", re.IGNORECASE)
+CUT = re.compile(r"<\s*+/\s*+think|<\s*+(?:/\s*+)?answer", re.IGNORECASE)
 
 
 def messages(prompt: str, wording: Wording) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def messages(prompt: str, wording: Wording) -> list[dict[str, Any]]:
     otherwise shift every image after it. The images themselves are passed beside the messages, as TRL and the
     processors want it.
     """
-    task = wording.task.replace("{prompt}", _MARKUP.sub(" ", prompt))
+    task = wording.task.replace("{prompt}", MARKUP.sub(" ", prompt))
     content = [
         {"type": "text", "text": wording.before_1},
         {"type": "image"},
@@ -104,8 +104,8 @@ def parse(completion: str) -> Parsed:
     before, _, after = completion.partition("</think>")
     before = before.lstrip()
     trace = before.removeprefix("<think>")
-    answer = _ANSWER.fullmatch(after)
-    ok = before.startswith("<think>") and answer and not _TAG.search(trace) and not _SPECIAL.search(trace)
+    answer = ANSWER.fullmatch(after)
+    ok = before.startswith("<think>") and answer and not TAG.search(trace) and not SPECIAL.search(trace)
     return Parsed(trace.strip(), int(answer[1]), True) if ok else Parsed(heard(completion), None, False)
 
 
@@ -117,10 +117,10 @@ def heard(completion: str, verdict: bool = True) -> str:
     from its beginning if there is none. Special tokens and other tags become spaces. ``verdict=False`` also
     removes what names a winner (`remove_verdict`). Never raises.
     """
-    cut = _CUT.search(completion)
+    cut = CUT.search(completion)
     text = completion[: cut.start()] if cut else completion
     before, tag, after = text.partition("<think>")
-    text = _MARKUP.sub(" ", after if tag else before)
+    text = MARKUP.sub(" ", after if tag else before)
     if verdict:
         return " ".join(text.split())
     # Before whitespace is normalised, because a line break may end a sentence; and after, because it may not.

@@ -27,7 +27,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -195,6 +196,18 @@ class RemoteListener:
             raise Unscored("connection", again=True) from None
         tokens = tuple(f"token_id:{i}" for i in how.answer_ids) if how.answer_ids else how.answers
         return p_from(body, start if how.echo else "", tokens)
+
+
+def check_answer(listener: RemoteListener, prompt: str, images: Sequence, patience: float = 60.0) -> None:
+    """Ask about one pair, for at most so many seconds. ValueError with the reason where the listener has no p for it: a
+    server that is not up, or another model's name, leaves every group of a run without its listener."""
+    trial, budget = copy(listener), min(patience, listener.settings.budget)
+    trial.settings, trial.unscored = replace(listener.settings, budget=budget), Counter()
+    ((p,),) = trial.p_first([prompt], [images], [["image 1 is better ."]])
+    if p is None:
+        why = ", ".join(trial.unscored) or "no reason given"
+        raise ValueError(f"listener {listener.name} does not score a pair ({why}): is its server up, and is this the "
+                         "name under which it serves the model? Nothing was trained")
 
 
 def _endpoint(url: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ import json
 import shutil
 import stat
 import zipfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pyarrow
 import pytest
@@ -125,7 +125,7 @@ def test_what_a_student_is_told_depends_on_profile_and_place(home, tmp_path, mon
     assert classroom.runs_folder() == tmp_path / "notebooks" / "runs"
     told = classroom.told(manifest, classroom.runs_folder())
     assert 'profile = "mini", seed = 7' in told and "run_dir" not in told and "sft (3 steps)" in told
-    told = classroom.told(manifest | {"profile": asdict(PROFILES["laptop"]), "seed": 0}, tmp_path / "elsewhere")
+    told = classroom.told(manifest | {"profile": "laptop", "seed": 0}, tmp_path / "elsewhere")
     assert f'run_dir = "{tmp_path / "elsewhere"}"' in told and "profile =" not in told
 
 
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_refused(home, tmp_path):
 
 @pytest.mark.parametrize(("change", "says"), [
     ({"format": 2}, "not of the form"), ({"lrt": "0.0.1"}, "packed with lrt 0.0.1"), ({"seed": "0"}, "not of the form"),
-    ({"seed": 8}, "of other settings"), ({"profile": {"name": "nobody"}}, "its profile 'nobody'"),
+    ({"seed": 8}, "of other settings"), ({"profile": "nobody"}, "its profile 'nobody'"), ({"profile": []}, "profile"),
     ({"profile": None}, "its profile None"), ({"base": "0" * 64}, "another base model"), ({"files": []}, "not of the"),
     ({"files": {"sft/log.jsonl": {"bytes": -1, "sha256": ""}}}, "not of the form"), ({"files": {}}, "no sft/settings"),
 ])

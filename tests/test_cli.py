@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from listener_server import says, serving
 from typer.testing import CliRunner
 
-from lrt import judging, models, pairs, pretrain, tiny, traces
+from lrt import cli, judging, models, pairs, pretrain, tiny, traces
 from lrt.cli import app, printable
 from lrt.machine import doctor
 from lrt.stats import load_records
@@ -212,6 +213,43 @@ def test_grpo_with_and_without_a_listener(model, tmp_path):
     assert "no adapter" in refusal(*arguments, "--listener", "adapter-off", "--out", tmp_path / "no")
     assert "reward" in lrt(*arguments, "--listener", "adapter-off", "--lora-rank", 2, "--out", tmp_path / "lora").stdout
     assert (tmp_path / "lora/model/adapter_config.json").exists()
+
+
+def test_a_listener_that_does_not_answer_is_refused_before_training(model, tmp_path, monkeypatch):
+    from lrt import remote
+
+    quick = remote.RemoteSettings(retries=0, budget=5.0)
+    monkeypatch.setattr(remote, "RemoteSettings", lambda: quick)
+    arguments = ["train", "grpo", "--model", model, "--profile", "ci", "--steps", 1]
+    out = tmp_path / "dead"
+    message = refusal(*arguments, "--listener", "http://127.0.0.1:9/v1#m", "--out", out)
+    assert "listener m at 127.0.0.1:9 does not score a pair (connection): is its server up" in message
+    assert not out.exists()
+
+    def answers(body):
+        return says(lambda trace: 0.75)(body) if body["model"] == "m" else [("the", -0.1), ("a", -3.0)]
+
+    with serving(answers) as server:
+        assert "(no answer token)" in refusal(*arguments, "--listener", f"{server.url}#other", "--out", out)
+        said = lrt(*arguments, "--listener", f"{server.url}#m", "--out", tmp_path / "run").stdout
+    assert "groups that the listener did not score: 0.0 %" in said
+    # the run is finished: it is loaded, and needs no listener any more
+    assert "model: " in lrt(*arguments, "--listener", f"{server.url}#m", "--out", tmp_path / "run").stdout
+
+
+def test_the_summary_says_what_the_listener_missed_and_how_to_go_on(capsys):
+    log = [{"reward": 1.0, "listener/unscored_groups": share} for share in (0.0, 0.5)]
+    files = cli.brought(Path("train.json"), "hpdv2", Path("images"), None, False)
+    options = cli._to_evaluate(cli.AnyProfileName["colab-t4"], ["weights=4bit"], files)
+    cli._done(log, Path("runs/x"), "reward", options)
+    said = capsys.readouterr().out
+    assert "groups that the listener did not score: 25.0 %" in said
+    model = Path("runs/x/model")
+    assert (f"next:  lrt evaluate --model {model} --profile colab-t4 --set weights=4bit --source hpdv2 "
+            "--pairs TEST_FILES --images FOLDER\n") in said
+    cli._done([{"reward": 1.0}], Path("runs/x"), "reward")
+    said = capsys.readouterr().out
+    assert "listener" not in said and said.endswith(f"lrt evaluate --model {model}\n")
 
 
 def test_mistakes_of_training_get_a_sentence(model, folder, tmp_path):

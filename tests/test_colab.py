@@ -225,7 +225,7 @@ def test_where_lrt_is_the_cell_says_so_and_does_nothing(capfd):
 
 def test_lrt_colab_needs_nothing_but_packaging():
     """It is imported when nothing else may be there yet."""
-    code = ("import sys; from lrt import colab; top = {name.partition('.')[0] for name in sys.modules};"
+    code = ("import sys; from lrt.course import colab; top = {name.partition('.')[0] for name in sys.modules};"
             "print(sorted(top - sys.stdlib_module_names - {'lrt', 'packaging', '__main__', '__mp_main__'}))")
     done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}; {code}"],
                           capture_output=True, text=True)

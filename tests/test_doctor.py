@@ -1,6 +1,7 @@
 """`lrt doctor` on machines that are made up: which profile fits, and what to change where none does."""
 
 import json
+import re
 import urllib.error
 from dataclasses import replace
 
@@ -11,12 +12,15 @@ from lrt.cli import app
 from lrt.machine import doctor, fitting
 from lrt.machine.fitting import Card, Machine, fit, smaller
 from lrt.machine.memory import grpo_memory
+from lrt.models import data_dir
 from lrt.profiles import REAL
 
 T4 = Card("Tesla T4", 15.8, bf16=False)
 A10 = Card("NVIDIA A10", 24.1, bf16=True)
 A100 = Card("NVIDIA A100 80GB", 85.1, bf16=True)
 COLAB = Machine((T4,), 12.0, 70.0)
+SAMPLES = data_dir() / "samples" / "imagereward"
+SAMPLE = ["--source", "imagereward", "--pairs", f"{SAMPLES / 'test.json'}", "--images", f"{SAMPLES / 'images'}"]
 
 
 def machine(*cards, memory=64.0, disk=500.0):
@@ -31,7 +35,8 @@ def machine(*cards, memory=64.0, disk=500.0):
         ((A10,), ["colab-t4"]),
         ((A100,), ["colab-t4", "gpu"]),
         ((A100,) * 7, ["colab-t4", "gpu"]),
-        ((A100,) * 8, ["colab-t4", "gpu", "gpu-many", "paper"]),
+        ((A100,) * 8, ["colab-t4", "gpu", "gpu-many"]),
+        ((A100,) * 16, ["colab-t4", "gpu", "gpu-many", "paper"]),
         ((T4,) * 8, ["colab-t4"]),
     ],
 )
@@ -40,7 +45,8 @@ def test_which_profiles_fit(cards, fitting_names):
     assert [name for name, settings in REAL.items() if fit(settings, here).ok] == fitting_names
     said = fitting.report(here)
     if fitting_names:
-        assert f"Fits here: {', '.join(fitting_names)}." in said and f"--profile {fitting_names[-1]} --pairs" in said
+        assert f"Fits here: {', '.join(fitting_names)}." in said
+        assert fitting.start(REAL[fitting_names[-1]]) in said
     else:
         assert "torch sees no GPU here" in said and "->" not in said
 
@@ -48,9 +54,9 @@ def test_which_profiles_fit(cards, fitting_names):
 def test_a_card_that_is_too_small_is_told_what_to_change():
     found = fit(REAL["gpu"], COLAB)
     assert found.ok is False and "Qwen2.5-VL-7B in bf16: about 38 GB a card" in found.found
-    assert "Tesla T4 has no bf16: use colab-t4, or replace(profile, weights='4bit', precision='fp16'" in found.advice
+    assert "no bf16: use colab-t4, or --profile gpu --set weights=4bit --set precision=fp16" in found.advice
     found = fit(REAL["gpu"], machine(A10))
-    assert "7B needs 38 GB, this card has 24: use colab-t4, or replace(profile, weights='4bit'" in found.advice
+    assert "7B needs 38 GB, this card has 24: use colab-t4, or --profile gpu --set weights=4bit --set" in found.advice
 
 
 @pytest.mark.parametrize("card", [T4, A10, Card("RTX", 20.0, True)])
@@ -73,8 +79,29 @@ def test_the_mildest_change_comes_first():
 
 def test_too_few_cards():
     said = fit(REAL["gpu-many"], machine(A100)).advice
-    assert said == "it takes 4 cards to train and 4 to generate, and here is 1: use gpu"
+    assert said == "it takes 4 cards to train, 2 to generate and 2 to listen, and here is 1: use gpu"
     assert "here are 2: use gpu" in fit(REAL["paper"], machine(A100, A100)).advice
+    said = fit(REAL["paper"], machine(*[A100] * 8)).advice
+    assert said == "it takes 8 cards to train, 4 to generate and 4 to listen, and here are 8: use gpu-many"
+
+
+def test_it_says_how_a_run_is_started():
+    """One card: a whole command. Several: the file at whose head the programs of such a run stand."""
+    said = fitting.report(machine(A100))
+    assert "`lrt train grpo --profile gpu --source hpdv2 --pairs FILE --images FOLDER`" in said
+    said = fitting.report(machine(*[A100] * 8))
+    assert "the commands stand at the head of data/configs/8-gpus.yaml" in said and "`lrt train" not in said
+
+
+@pytest.mark.parametrize("card", [T4, A10])
+def test_what_it_prints_can_be_typed(card):
+    """The changes that it prints, given to the command, make the profile small enough."""
+    advice = fit(REAL["gpu"], machine(card)).advice
+    words = advice[advice.index("--profile"):].split(":")[0].split()
+    result = CliRunner().invoke(app, ["doctor", *words])
+    assert result.exit_code == 0, result.stderr
+    peak = float(re.search(r"^peak.* ([\d.]+) GB", result.stdout, re.M)[1])
+    assert peak <= card.gb and peak < grpo_memory(REAL["gpu"]).peak_gb
 
 
 def test_disk_and_cpu_memory_count_too():
@@ -147,17 +174,23 @@ def test_the_command_tells_both(monkeypatch):
 def test_the_command_adds_a_profile_up():
     result = CliRunner().invoke(app, ["doctor", "--profile", "paper"])
     assert result.exit_code == 0
-    for words in ("Qwen2.5-VL-7B, 4 cards", "GPU hours", "gathered layers", "An estimate by arithmetic"):
+    for words in ("Qwen2.5-VL-7B, 8 cards", "(4 more generate, 4 listen)", "on 16 cards", "GPU hours",
+                  "gathered layers", "An estimate by arithmetic"):
         assert words in result.stdout
+    result = CliRunner().invoke(app, ["doctor", "--set", "weights=4bit"])
+    assert result.exit_code == 2 and "--set changes a profile: name it with --profile" in result.stderr
     result = CliRunner().invoke(app, ["doctor", "--profile", "ci"])
     assert result.exit_code == 2 and "ci is a profile of the tiny world" in result.stderr
 
 
-def test_a_real_profile_refuses_what_it_cannot_do(tmp_path):
+def test_a_real_profile_refuses_what_it_cannot_do():
     for command, said in [
         (["evaluate", "--profile", "colab-t4"], "judges real pairs: bring them with --pairs and --source"),
-        (["evaluate", "--profile", "colab-t4", "--pairs", str(tmp_path)], "is for a GPU, and torch sees none"),
-        (["train", "grpo", "--profile", "gpu"], "is for a GPU, and torch sees none"),
+        (["evaluate", "--profile", "colab-t4", *SAMPLE], "is for a GPU, and torch sees none"),
+        (["train", "grpo", "--profile", "gpu", *SAMPLE], "is for a GPU, and torch sees none"),
+        (["train", "grpo", "--set", "weights=int3"], "weights is fp32 or bf16 or fp16 or 4bit, not 'int3'"),
+        (["train", "sft", "--set", "rank=3"], "'rank=3' is no field=value of a profile; fields are reasoner,"),
+        (["evaluate", "--set", "max_new_tokens=-1"], "max_new_tokens is a whole number of at least 0, not '-1'"),
     ]:
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 2 and said in result.stderr, json.dumps(command)

@@ -140,6 +140,12 @@ def test_a_judge_of_the_images_is_the_same_in_both_orders(pairs):
     assert both["first_share"].value == 0.5
 
 
+def test_a_predicted_tie_chooses_neither_place(table):
+    rows = answered(table.iloc[:4], [1, 2, 0, 0])
+    turned = rows.assign(answer=pd.array([2, 1, 0, None], dtype="Int64"))  # "1", "2", a tie, and nothing to be read
+    assert metrics.both_orders(rows, turned)["first_share"][0::3] == (0.5, 4)
+
+
 def test_reverse_keeps_the_labels_of_the_pair(pairs):
     forward, reverse = ev.judge_both_orders(dummy(by_tint), pairs)
     unchanged = ["pair_id", "vote", "share", "utility_1", "tint_1", "scene_2"]

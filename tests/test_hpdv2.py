@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrt.real import hpdv2, ranked, sources
+from lrt.real import benchmarks, hpdv2, predictions, ranked, sources
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/hpdv2"
 
@@ -66,11 +66,35 @@ def test_all_pairs_of_a_prompt_are_given_with_their_images(home):
     assert ranked.table(hpdv2.labels(SAMPLE / "test.json"))["vote"].tolist() == found["vote"][:]
 
 
-def test_a_prompt_listed_again_keeps_its_cluster_and_gets_a_name_of_its_own(home):
+def test_a_prompt_listed_again_keeps_its_cluster_and_its_pairs_get_names_of_their_own(home):
     path = write(home, "test.json", RANKED, RANKED)
-    assert [one.prompt_id for one in hpdv2.labels(path)] == ["a cat", "a cat #2"]
+    labels = hpdv2.labels(path)
+    assert [one.prompt_id for one in labels] == ["a cat", "a cat"]
     found = sources.pairs("hpdv2", path)
     assert set(found["prompt_id"]) == {"a cat"} and len(set(found["pair_id"])) == 6
+    assert list(predictions.names_of(labels, "hpdv2")) == found["pair_id"][:]
+
+
+def test_a_repeated_prompt_is_no_independent_cluster(home):
+    """Of two prompts one stands there five times, always wrong: its rows are resampled together."""
+    rows = [RANKED] * 5 + [RANKED | {"prompt": "a dog"}]
+    labels = hpdv2.labels(write(home, "test.json", *rows))
+    assert predictions.template(labels, home / "form.jsonl", "image") == 6  # each line once
+    right = {("a dog", name): -rank for name, rank in zip(RANKED["image_path"], RANKED["rank"], strict=True)}
+    wrong = {("a cat", name): rank for name, rank in zip(RANKED["image_path"], RANKED["rank"], strict=True)}
+    (line,) = benchmarks.score("hpdv2", predictions.Predictions("image", right | wrong), labels)
+    # 1/3 where only the tied pair counts as right: both prompts' values, not something between them
+    assert (line.interval.low, line.interval.high) == (pytest.approx(1 / 3), 1.0)
+
+
+def test_the_key_of_the_annotators_is_read_as_either_of_its_two_names(home):
+    voters = [{"rank": [1, 2, 3]}, {"rank": [3, 1, 2]}]
+    for key in ("raw_annotations", "raw_annotation"):
+        (one,) = hpdv2.labels(write(home, "test.json", RANKED | {key: voters}))
+        assert one.votes == ((1, 2, 3), (3, 1, 2))
+    path = write(home, "test.json", RANKED | {"raw_annotation": 7})
+    with pytest.raises(ValueError, match="row 1, column raw_annotation: expected a list"):
+        hpdv2.labels(path)
 
 
 def test_training_pairs_are_no_rankings():

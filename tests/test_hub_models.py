@@ -212,7 +212,23 @@ def test_models_load_by_their_id_offline(made, tmp_path):
     assert said["older"][2] != pytest.approx(expected, abs=1e-2)
     assert said["adapter"][1].startswith("PeftModel") and said["adapter"][2] == pytest.approx(other, abs=1e-4)
     assert other != pytest.approx(expected, abs=1e-2)
-    assert said["none"].startswith("OSError") and said["no commit"].startswith("OSError")
+    for key, name in (("none", "someone/else"), ("no commit", OURS)):
+        assert said[key].startswith(f"ValueError: {name} is neither in the cache nor reachable: name a folder")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def nobody(*what, **_):
+        asked.append(what)
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(models, "hf_hub_download", nobody)
+    with pytest.raises(ValueError, match="someone/else is neither in the cache nor reachable.*`lrt doctor`"):
+        models.load("someone/else")
+    assert asked == [("someone/else", "adapter_config.json")]
 
 
 def test_a_folder_has_no_revision(made):

@@ -215,7 +215,7 @@ def test_a_bad_label_is_named(home, cells, column, says):
         ("[" * 100_000, "not JSON"),
         ('{"id": 1}', "expected a list of rows, found dict"),
         ("[]", "no rows in it"),
-        ("[7]", "row 1: expected an object"),
+        ("[7]", "row 1: neither the columns of ImageReward's label file"),
     ],
 )
 def test_a_file_that_is_no_list_of_rows_gets_a_sentence(tmp_path, content, says):

@@ -190,6 +190,11 @@ def test_a_server_takes_generation_off_the_training_cards():
     assert "generate" not in memory.grpo_memory(REAL["gpu-many"]).phases
 
 
+def test_a_listener_elsewhere_is_not_on_the_training_cards():
+    assert "listener" in memory.grpo_memory(REAL["gpu"]).phases
+    assert "listener" not in memory.grpo_memory(REAL["gpu-many"]).phases
+
+
 def test_the_table_names_every_part_and_its_peak():
     said = memory.table(REAL["colab-t4"])
     for words in ("Qwen2.5-VL-3B, 1 card of 15.8 GB", "weights", "AdamW's two moments", "logits, in tiles", "estimate"):
@@ -224,11 +229,33 @@ def test_cost_follows_from_steps_and_assumptions():
     assert floor < cost.hours["update"] < 1.6 * floor
 
 
+def test_each_part_of_a_run_is_timed_on_its_own_cards():
+    many = REAL["gpu-many"]
+    cost = run_cost(many)
+    for field, part in (("gpus", "update"), ("rollout_gpus", "generation")):
+        half = run_cost(replace(many, **{field: getattr(many, field) // 2}))
+        assert half.hours[part] == pytest.approx(2 * cost.hours[part])
+        others = {"update", "generation", "listener"} - {part}
+        assert all(half.hours[name] == pytest.approx(cost.hours[name]) for name in others)
+    assert cost.gpu_hours == pytest.approx(8 * sum(cost.hours.values()))
+    # A second engine of the listener halves the traces that each hears, not the prompts: both read them.
+    one = run_cost(replace(many, listener_gpus=1))
+    assert cost.hours["listener"] < one.hours["listener"] < 2 * cost.hours["listener"]
+
+
+def test_how_many_pairs_are_judged():
+    """ImageReward's test is judged whole; HPDv2's README counts ten choices for each pair of its test."""
+    assert BENCHMARK_PAIRS["imagereward"] == REAL["gpu"].test_pairs == REAL["gpu-many"].test_pairs == 7230
+    assert 10 * BENCHMARK_PAIRS["hpdv2"] == 153_000
+    cost = run_cost(REAL["paper"])
+    assert cost.hours["evaluation"] < 0.02 * sum(cost.hours.values())
+
+
 def test_the_papers_run():
     cost = run_cost(REAL["paper"])
     assert cost.pairs == pytest.approx(0.16 * 645_000, rel=0.001)
     assert cost.left_out == ("rapidata",) and BENCHMARK_PAIRS["rapidata"] is None
-    assert cost.gpu_hours == pytest.approx(8 * sum(cost.hours.values()))
+    assert cost.gpu_hours == pytest.approx(16 * sum(cost.hours.values()))
     said = cost_table(REAL["paper"])
     assert "An estimate" in said and "no such run was made" in said and "Not counted" in said and "Assumed" in said
     assert assumed(REAL["colab-t4"]).name.startswith("T4") and "vLLM" in assumed(REAL["paper"]).name

@@ -60,6 +60,41 @@ def test_every_value_of_a_profile_that_is_written_out_has_its_reason():
         assert any(line.strip().startswith(f"{field.name}: ") for line in lines)
 
 
+@given(st.sampled_from([f for f in fields(profiles.Profile) if f.name != "name"]), st.sampled_from(list(REAL)))
+def test_a_field_can_be_said_as_it_is_written(field, name):
+    """Every field of every profile, as text, comes back as it was."""
+    settings, value = REAL[name], getattr(REAL[name], field.name)
+    said = ",".join(value) if isinstance(value, tuple) else str(value)
+    other = replace(PROFILES["ci"], **{field.name: getattr(PROFILES["laptop"], field.name)})
+    assert getattr(profiles.changed(other, [f"{field.name}={said}"]), field.name) == value
+    assert profiles.changed(settings, [f"{field.name}={said}"]) == settings
+
+
+def test_fields_are_changed_one_after_another():
+    found = profiles.changed(REAL["gpu"], ["weights=4bit", "max_pixels=none", "grpo_lr=2e-5", "sharded=true",
+                                           "benchmarks=hpdv2, rapidata", "weights=fp16"])
+    assert (found.weights, found.max_pixels, found.grpo_lr, found.sharded) == ("fp16", None, 2e-5, True)
+    assert found.benchmarks == ("hpdv2", "rapidata") and profiles.changed(found, []) == found
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("rank=3", "'rank=3' is no field=value of a profile; fields are reasoner, .*weights, precision"),
+        ("weights", "'weights' is no field=value"),
+        ("name=mine", "'name=mine' is no field=value"),
+        ("gpus=none", "gpus is a whole number of at least 0, not 'none'"),
+        ("gpus=1.5", "gpus is a whole number of at least 0, not '1.5'"),
+        ("grpo_lr=nan", "grpo_lr is a number of at least 0, not 'nan'"),
+        ("sharded=yes", "sharded is true or false, not 'yes'"),
+        ("precision=4bit", "precision is fp32 or bf16 or fp16, not '4bit'"),
+    ],
+)
+def test_what_is_no_field_or_no_value_of_one_is_refused(said, message):
+    with pytest.raises(ValueError, match=message):
+        profiles.changed(REAL["gpu"], [said])
+
+
 def test_tiny_profiles_are_found_beside_real_ones():
     assert profiles.profile("ci") is PROFILES["ci"] and profiles.profile("gpu") is REAL["gpu"]
     assert not set(PROFILES) & set(REAL) and all(one.name == name for name, one in REAL.items())
@@ -72,7 +107,7 @@ def test_a_real_profile_gives_settings_that_the_trainers_take(settings, tmp_path
     """TRL's own checks of batch and group sizes are passed, and a step comes out even on the profile's cards."""
     how = methods.grpo_settings(settings, seed=3)
     cpu = replace(how, precision="fp32")  # the arguments refuse 16 bits without a GPU
-    config = grpo.trl_config(cpu, [1.0, 0.5, 0.5], tmp_path, CPU)
+    config = grpo.trl_config(cpu, [1.0, 0.5, 0.5], tmp_path, CPU, image_token=7)
     completions = settings.pairs_per_step * settings.num_generations
     assert config.per_device_train_batch_size * config.gradient_accumulation_steps == completions
     assert config.per_device_train_batch_size == settings.completions_per_pass

@@ -131,6 +131,8 @@ def test_a_users_mistake_gets_a_sentence(tmp_path):
     assert "no reader 'hpd'" in lrt("check", "hpd", SAMPLES, code=2)
     assert "no file" in lrt("check", "hpdv2", tmp_path / "none.json", code=2)
     assert "neither the columns" in lrt("check", "hpdv2", SAMPLES / "imagereward/test.json", code=2)
+    said = lrt("check", "imagereward", SAMPLES / "hpdv2/test.json", code=2)  # not sixteen bad rows
+    assert "neither the columns of ImageReward's label file" in said and "there are image_path, prompt" in said
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path):
@@ -251,7 +253,7 @@ def test_the_samples_are_small_and_say_what_they_are():
     files = [path for path in SAMPLES.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 150_000
     said = (SAMPLES / "README.md").read_text()
-    assert said == samples.README and "drawn by this project's tiny\nworld in the format of each benchmark" in said
+    assert said == samples.README and "drawn by this project's\ntiny world in the format of each benchmark" in said
 
 
 @pytest.mark.parametrize("most, kept", [(6, 6), (5, 5), (4, 2), (3, 2), (2, 2), (99, 6)])

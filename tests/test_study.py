@@ -171,7 +171,7 @@ def test_each_process_is_offline_has_one_thread_and_knows_its_parent(fake, monke
     said = dict(line.partition("=")[::2] for line in
                 (fake / "runs" / "environment.a.s0").read_text().splitlines())
     assert said["OMP_NUM_THREADS"] == said["MKL_NUM_THREADS"] == said["HF_HUB_OFFLINE"] == "1"
-    assert Path(said["PYTHONPATH"], "lrt", "cell.py").exists()
+    assert Path(said["PYTHONPATH"], "lrt", "study", "cell.py").exists()
     assert (fake / "runs" / "events").read_text().splitlines()[0] == f"start a.s0 {os.getpid()}"
 
 

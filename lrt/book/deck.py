@@ -27,6 +27,7 @@ from PIL import Image
 from lrt import stats, story
 from lrt.book.lists import bullets, table
 from lrt.real.published import PUBLISHED, WHOLE
+from lrt.study import claims
 from lrt.study import page as study_page
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story
@@ -155,9 +156,11 @@ class Records:
         """How much of the study is there."""
         return study_story.present(*self.study[:2])[0]
 
-    def verdicts(self) -> str:
-        """What the study says of its claims, as a list."""
-        return bullets(study_page.paragraphs(*self.study)[1:])
+    def claims(self, kind: str) -> str:
+        """The claims whose id begins with a letter, and the study's verdict on each, as a list."""
+        runs, _, asked = self.study
+        decided = [claims.decide(claim, runs) for claim in asked if claim.id.startswith(kind)]
+        return bullets(f"{one.claim.text}: {one.in_words()}" for one in decided)
 
     def methods(self) -> str:
         """A table of the first tier's methods and what is added to each one's reward."""
@@ -172,7 +175,7 @@ class Records:
 
 def rendered(template: str, records: Records) -> list[Slide]:
     """The slides of a template."""
-    names = ("figure", "cell", "two_seeds", "one_seed", "paper", "present", "verdicts", "methods")
+    names = ("figure", "cell", "two_seeds", "one_seed", "paper", "present", "claims", "methods")
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)  # Markdown: escaping is not for it
     environment.globals.update({name: getattr(records, name) for name in names})
     return slides(environment.from_string(template).render())

@@ -20,7 +20,7 @@ from PIL import Image
 import lrt
 from lrt.files import write_text
 
-LIMIT = 300_000  # bytes of a copy
+LIMIT = 340_000  # bytes of a copy
 PALETTES = (("png", 256), ("png", 128), ("png", 64), ("png", 32), ("webp", 64), ("webp", 32), ("webp", 16))  # in turn
 INJECTED = "injected-parameters"
 WIDGETS = "application/vnd.jupyter.widget-view+json"

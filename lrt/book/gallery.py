@@ -35,21 +35,21 @@ REASONERS = {
     "reasoner-grpo": "after plain GRPO",
     "reasoner-grpo-listener": "after GRPO with the reader as listener",
 }
-SPLIT, CONFLICTS, OTHERS, LOOKED_AT = "tint_uninformative", 6, 6, 96
+SPLIT, PLAIN, CONFLICTS, LOOKED_AT = "tint_uninformative", 6, 6, 96
 PICTURES = ("as they are", "with the two backgrounds exchanged")
 RULE = (
     f"The pairs are chosen by a rule, not by hand. From the test split `{SPLIT}` (seed 0) come a skilled and a clumsy "
-    "image of each prompt, in the split's order, where one is truly better and the base describes both. The first "
-    f"{CONFLICTS} are those in which the warm background is on the worse image and the reader and the frozen base lean "
-    f"to different sides after the base's trace; the other {OTHERS} are the first of the rest."
+    "image of each prompt, in the split's order, where one is truly better and the base describes both. In the last "
+    f"{CONFLICTS} the warm background is on the worse image, and the reader and the frozen base lean to different "
+    f"sides after the base's trace: the first such pairs there are. The first {PLAIN} are the first of the others."
 )
 GROUPS = {
     "frame": ("image", "1", "2", ":", ",", "."),
     "colours": tuple(world.COLOURS), "shapes": world.SHAPES, "places": world.PLACES,
     "as asked?": ("good", "bad", "missing"), "quality": tuple(world.QUALITIES), "verdict": ("is", "better"),
 }
-PATTERNS = {"cut": prompts._CUT, "markup": prompts._MARKUP, "tag": prompts._TAG, "special": prompts._SPECIAL,
-            "answer": prompts._ANSWER}
+PATTERNS = {"cut": prompts.CUT, "markup": prompts.MARKUP, "tag": prompts.TAG, "special": prompts.SPECIAL,
+            "answer": prompts.ANSWER}
 STOPS_AT = profile("laptop").max_new_tokens
 
 
@@ -59,15 +59,15 @@ def choose(base: Loaded, reader: LocalListener, frozen: LocalListener) -> tuple[
     found = found.select(np.flatnonzero(np.array(found["utility_1"]) != np.array(found["utility_2"])))
     rows = list(found)
     texts = thoughts(base, rows, STOPS_AT)
-    first, rest = [], []
+    plain, conflicts = [], []
     for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
         if not editable(text):
             continue
         asked = [row["prompt"]], [row["images"]], [[heard(text)]]
         sides = {ear.p_first(*asked)[0][0] > 0.5 for ear in (reader, frozen)}
         conflict = row[f"tint_{better(row)}"] == "cool"
-        (first if conflict and len(sides) == 2 else rest).append(i)
-    kept = first[:CONFLICTS] + rest[:OTHERS]
+        (conflicts if conflict and len(sides) == 2 else plain).append(i)
+    kept = plain[:PLAIN] + conflicts[:CONFLICTS]
     return found.select(kept), [texts[i] for i in kept]
 
 
@@ -124,6 +124,8 @@ def described(loaded: Mapping[str, Loaded], models: Mapping) -> dict:
         "reasoners": [{"model": m, "name": name} for m, name in REASONERS.items()],
         "edits": [{"name": name, "what": what} for name, what in EDITS.items()],
         "pictures": PICTURES,
+        "shelves": [{"name": "as they come", "pairs": PLAIN},
+                    {"name": "tint against content, reader against base", "pairs": CONFLICTS}],
         "words": sorted(known, key=known.get),
         "groups": GROUPS,
         "unknown": ids.unk_token_id,

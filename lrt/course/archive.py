@@ -53,7 +53,7 @@ def read(file: str | Path) -> tuple[dict, dict[str, bytes]]:
         if len(data) != listed[name]["bytes"] or digest(data) != listed[name]["sha256"]:
             raise ValueError(f"{file}: {name} is not what was packed; copy the file again")
         check_part(f"{file}, {name}", data)
-    settings, seed = PROFILES[manifest["profile"]["name"]], manifest["seed"]
+    settings, seed = PROFILES[manifest["profile"]], manifest["seed"]
     for run in RUNS:
         if faults := differing(run, as_object(files[f"{run}/settings.json"], f"{file}, {run}"), settings, seed):
             raise ValueError(f"{file}: {run} is a run of other settings than {settings.name}'s: "
@@ -111,11 +111,9 @@ def _manifest(file, data: bytes) -> dict:
     if said.get("lrt") != lrt.__version__:
         raise ValueError(f"{file} was packed with lrt {said.get('lrt')}, and this is {lrt.__version__}: install that "
                          "version, or ask for a file packed with this one")
-    profile = said.get("profile")
-    name = profile.get("name") if isinstance(profile, dict) else None
-    if name not in PROFILES or profile != json.loads(json.dumps(asdict(PROFILES[name]))):
-        raise ValueError(f"{file}: its profile {name!r} is not the one of this installation, so the notebooks would "
-                         "not take its runs: install the version that the file was packed with")
+    name = said.get("profile")
+    if not isinstance(name, str) or name not in PROFILES:
+        raise ValueError(f"{file}: its profile {name!r} is none of this installation's: {', '.join(PROFILES)}")
     if said.get("base") != base_digest(PROFILES[name]):
         raise ValueError(f"{file}: its runs began from another base model than the one that is installed here")
     if missing := [f"{run}/{part}" for run in RUNS for part in PARTS if f"{run}/{part}" not in listed]:

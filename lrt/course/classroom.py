@@ -21,7 +21,6 @@ import os
 import stat
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -66,7 +65,7 @@ def pack(folder: str | Path, file: str | Path) -> dict[str, int]:
     for name, data in files.items():
         check_part(name, data)
     manifest = {
-        "format": FORMAT, "lrt": lrt.__version__, "profile": asdict(settings), "seed": seed,
+        "format": FORMAT, "lrt": lrt.__version__, "profile": settings.name, "seed": seed,
         "base": base_digest(settings),
         "files": {name: {"bytes": len(data), "sha256": digest(data)} for name, data in files.items()},
     }
@@ -148,7 +147,7 @@ def open_archive(file: str | Path, into: str | Path) -> dict:
 
     into = Path(into)
     manifest, files = read(file)
-    settings = PROFILES[manifest["profile"]["name"]]
+    settings = PROFILES[manifest["profile"]]
     new = [run for run in RUNS if not _is_there(run, files, into)]
     into.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=into, prefix=".classroom.") as draft:
@@ -179,10 +178,10 @@ def open_archive(file: str | Path, into: str | Path) -> dict:
 
 def told(manifest: Mapping, into: Path) -> str:
     """What a student is told after opening: what there is, and what has to stand in the notebooks."""
-    steps = {run: asked(run, PROFILES[manifest["profile"]["name"]], manifest["seed"])["steps"] for run in RUNS}
+    steps = {run: asked(run, PROFILES[manifest["profile"]], manifest["seed"])["steps"] for run in RUNS}
     lines = [f"{', '.join(f'{run} ({n} steps)' for run, n in steps.items())}: recorded, now in {into}",
              "Each notebook's training cell will say that a recorded run is replayed."]
-    name, seed = manifest["profile"]["name"], manifest["seed"]
+    name, seed = manifest["profile"], manifest["seed"]
     if name != "laptop" or seed != 0:
         lines.append(f'In the notebooks\' parameters cell write: profile = "{name}", seed = {seed}')
     if into.name != "runs" or not (into.parent / NOTEBOOK).is_file():

@@ -45,13 +45,13 @@ def fit(settings: Profile, machine: Machine) -> Check:
     """Whether a GRPO step of the profile fits, and what to do where it does not. The first hindrance is named."""
     peak, name = grpo_memory(settings).peak_gb, f"profile {settings.name}"
     what = f"Qwen2.5-VL-{settings.size} in {settings.weights}: about {peak:.0f} GB a card"
-    wanted = settings.gpus + settings.rollout_gpus
     if not machine.cards:
         return Check(name, what, False, "no GPU that torch sees; the tiny world needs none")
     smallest = min(machine.cards, key=lambda card: card.gb)
-    if len(machine.cards) < wanted:
-        said = f"it takes {settings.gpus} cards to train and {settings.rollout_gpus} to generate, and here "
-        said += f"{'is 1' if len(machine.cards) == 1 else f'are {len(machine.cards)}'}: {_instead(settings, machine)}"
+    if len(machine.cards) < settings.cards:
+        said = f"it takes {settings.gpus} cards to train, {settings.rollout_gpus} to generate and "
+        here = "is 1" if len(machine.cards) == 1 else f"are {len(machine.cards)}"
+        said += f"{settings.listener_gpus} to listen, and here {here}: {_instead(settings, machine)}"
         return Check(name, what, False, said)
     if "bf16" in (settings.weights, settings.precision) and not all(card.bf16 for card in machine.cards):
         return Check(name, what, False, f"{smallest.name} has no bf16: {_instead(settings, machine)}")
@@ -73,8 +73,8 @@ def _instead(settings: Profile, machine: Machine) -> str:
     others = [one.name for one in REAL.values() if one.name != settings.name and _runs(one, machine)]
     said = [f"use {others[-1]}"] if others else []
     if changes := smaller(settings, machine):
-        how = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        said.append(f"replace(profile, {how}), {grpo_memory(replace(settings, **changes)).peak_gb:.0f} GB")
+        how = " ".join(f"--set {name}={value}" for name, value in changes.items())
+        said.append(f"--profile {settings.name} {how}: {grpo_memory(replace(settings, **changes)).peak_gb:.0f} GB")
     return ", or ".join(said) or "nothing here is small enough: take a larger card"
 
 
@@ -86,7 +86,7 @@ def smaller(settings: Profile, machine: Machine) -> dict:
     """
     card = max(machine.cards, key=lambda card: card.gb)
     changes = {}
-    if settings.gpus + settings.rollout_gpus > 1:
+    if settings.cards > 1:
         return changes  # another kind of run
     if settings.precision == "bf16" and not card.bf16:
         changes |= {"weights": "fp16", "precision": "fp16"}
@@ -104,7 +104,7 @@ def _runs(settings: Profile, machine: Machine) -> bool:
     """Whether cards, their number and their precision are enough."""
     enough = [card for card in machine.cards if grpo_memory(settings).peak_gb <= card.gb]
     enough = [card for card in enough if card.bf16 or "bf16" not in (settings.weights, settings.precision)]
-    return len(enough) >= settings.gpus + settings.rollout_gpus
+    return len(enough) >= settings.cards
 
 
 def report(machine: Machine) -> str:
@@ -119,4 +119,11 @@ def report(machine: Machine) -> str:
     if not fitting:
         why = "None of them fits here." if machine.cards else "torch sees no GPU here. The tiny world needs none."
         return "\n".join([*lines, why])
-    return "\n".join([*lines, f"Fits here: {', '.join(fitting)}. `lrt train grpo --profile {fitting[-1]} --pairs ...`"])
+    return "\n".join([*lines, f"Fits here: {', '.join(fitting)}. {start(REAL[fitting[-1]])}"])
+
+
+def start(settings: Profile) -> str:
+    """How a run of a profile is started: a command, or the file at whose head the commands of several stand."""
+    if settings.cards > 1:
+        return f"{settings.name} is several programs: the commands stand at the head of data/configs/{settings.config}"
+    return f"`lrt train grpo --profile {settings.name} --source {settings.data} --pairs FILE --images FOLDER`"

@@ -185,6 +185,8 @@ def grpo_memory(settings: Profile) -> Memory:
             "cache of keys and values": rollouts * shape.tokens * cache_bytes(config, element),
             "prefill of one layer": rollouts * shape.prompt * _forward_bytes(config, element),
         }
+    if settings.listener_gpus:
+        return Memory(held, phases)  # it is heard on other cards
     heard = min(settings.listener_batch, rollouts)
     pairs = -(-heard // settings.num_generations)  # prefixes, each once
     phases["listener"] = {
@@ -249,6 +251,8 @@ def table(settings: Profile) -> str:
     """The arithmetic of a profile as text: every part of a GRPO step in GB, by phase."""
     memory, shape = grpo_memory(settings), geometry(settings)
     cards = f"{settings.gpus} card{'s' * (settings.gpus > 1)} of {settings.gpu_gb:g} GB"
+    if settings.cards > settings.gpus:
+        cards += f" that train ({settings.rollout_gpus} more generate, {settings.listener_gpus} listen)"
     lines = [f"{settings.name}: Qwen2.5-VL-{settings.size}, {cards}; {shape.prompt} tokens of prompt, of which "
              f"{shape.patches // 4} of images, and {shape.new} new ones"]
     rows = [("held", memory.held), *((f"while it runs: {name}", parts) for name, parts in memory.phases.items())]

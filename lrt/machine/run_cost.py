@@ -12,10 +12,12 @@ from lrt.machine.memory import geometry
 from lrt.machine.shapes import linear_weights, meta_model, qwen_config, text_flops, vision_flops
 from lrt.profiles import Profile
 
-# Pairs that are judged, each in both orders. ImageReward: 6,399 untied pairs of its test file. HPDv2: about 153,000
-# (README of github.com/tgxs002/HPSv2, as are the 645,000 for training). Rapidata's set says its votes (1.2 million),
+# Pairs that are judged, each in both orders. ImageReward: 6,399 untied and 831 tied pairs of its test file. HPDv2: its
+# README (github.com/tgxs002/HPSv2) counts 153,000 choices in the test set, as it counts 645,000 in training; ten people
+# judged each of its pairs, so these are 15,300 pairs. That is our reading of it, and it adds up: 400 prompts, with nine
+# images for 300 of them and ten for 100, are 300 x 36 + 100 x 45 pairs. Rapidata's set says its votes (1.2 million),
 # not its pairs: it is left out of the sum and named.
-BENCHMARK_PAIRS = {"imagereward": 6_399, "hpdv2": 153_000, "rapidata": None}
+BENCHMARK_PAIRS = {"imagereward": 6_399 + 831, "hpdv2": 300 * 36 + 100 * 45, "rapidata": None}
 ROUGH = "An estimate by arithmetic from assumptions; no such run was made."
 
 
@@ -71,13 +73,15 @@ def run_cost(settings: Profile, rate: Throughput | None = None) -> Cost:
     answers = 2 * sum(filter(None, judged.values()))  # both orders
     # A server reads a pair's prompt once for its group; `generate` reads it for each completion.
     prompts = pairs if settings.vllm_server else completions
-    writers = settings.rollout_gpus or cards
+    # An engine of a listener's server holds what it read: a group that is spread over several is read by each.
+    engines = min(settings.listener_gpus, settings.num_generations) or 1
+    writers, hearers = settings.rollout_gpus or cards, settings.listener_gpus or cards
     per_second = rate.peak * rate.prefill
     seconds = {
         "generation": (prompts * reading / per_second + completions * rate.trace / rate.decode) / writers,
-        "listener": (pairs * reading + completions * hearing) / per_second / cards,
+        "listener": (engines * pairs * reading + completions * hearing) / per_second / hearers,
         "update": completions * writing / (rate.peak * rate.training) / cards,
-        "evaluation": answers * (reading / per_second + rate.trace / rate.decode) / (cards + settings.rollout_gpus),
+        "evaluation": answers * (reading / per_second + rate.trace / rate.decode) / settings.cards,
     }
     hours = {name: value / 3600 for name, value in seconds.items()}
     return Cost(
@@ -86,7 +90,7 @@ def run_cost(settings: Profile, rate: Throughput | None = None) -> Cost:
         prompt_tokens=completions * prompt,
         new_tokens=completions * rate.trace,
         hours=hours,
-        gpu_hours=sum(hours.values()) * (cards + settings.rollout_gpus),
+        gpu_hours=sum(hours.values()) * settings.cards,
         left_out=tuple(name for name, n in judged.items() if n is None),
     )
 
@@ -109,7 +113,7 @@ def _flops(settings: Profile, rate: Throughput) -> tuple[float, float, float]:
 def table(settings: Profile, rate: Throughput | None = None) -> str:
     """`run_cost` as text, with its assumptions."""
     rate = rate or assumed(settings)
-    cost, cards = run_cost(settings, rate), settings.gpus + settings.rollout_gpus
+    cost, cards = run_cost(settings, rate), settings.cards
     lines = [
         f"{settings.name}: {cost.pairs:,} pairs, {cost.completions:,} completions; {cost.prompt_tokens / 1e6:,.0f} "
         f"million tokens of prompts and {cost.new_tokens / 1e6:,.0f} million new ones",

@@ -7,11 +7,13 @@ asks for a key `pap_pref` that the released file does not have; its `HPDDataset`
 **test.json**: a list of prompts, {"prompt": "...", "image_path": [n files], "rank": [n numbers], "raw_annotations":
 [{"rank": [n numbers], "user_hash": "..."}, ...]}. `rank` is averaged over the annotators and lower is better; all
 n (n - 1) / 2 pairs of a prompt are given. The label of a pair is by the averaged rank, as in the benchmark; its votes
-are the annotators' own, where `raw_annotations` is there, and need not agree with the label.
+are the annotators' own, where `raw_annotations` is there, and need not agree with the label. (HPSv2's README calls the
+key `raw_annotation`; either is read.)
 
-The file has no ids of prompts: `prompt_id` is the prompt. A prompt that test.json lists again is told apart in
-`labels` by " #2". Which of the two files it is, is seen by its columns. The data set's loading script is not needed
-(`datasets` no longer runs such scripts): unpack its archives, and name the folder that holds the image files.
+The file has no ids of prompts: `prompt_id` is the prompt. A prompt that test.json lists again keeps it, so that its
+pairs stay in one cluster; their names (`pair_id`) have " #2" behind the prompt. Which of the two files it is, is seen
+by its columns. The data set's loading script is not needed (`datasets` no longer runs such scripts): unpack its
+archives, and name the folder that holds the image files.
 """
 
 from collections.abc import Iterator
@@ -20,9 +22,10 @@ from pathlib import Path
 from lrt.folder import text
 from lrt.pairs import FEATURES
 from lrt.real.ranked import Ranked, ranks, rows_of
-from lrt.real.reading import Bad, Images, checked_row, json_rows, left_out, names, shown, split_of
+from lrt.real.reading import Bad, Images, Keep, checked_row, json_rows, left_out, names, shown, split_of, unwanted
 
 SOURCE = "hpdv2"
+ANNOTATIONS = ("raw_annotations", "raw_annotation")  # the data set's files, and HPSv2's README
 TRAIN, TEST = ("prompt", "file_path", "human_preference"), ("prompt", "image_path", "rank")
 
 
@@ -38,7 +41,8 @@ def labels(path: str | Path, bad: Bad = None) -> list[Ranked]:
     return [one for _, one in _rankings(listed, Path(path).name, bad)]
 
 
-def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, decode: bool = True) -> Iterator[dict]:
+def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, decode: bool = True,
+         keep: Keep = None) -> Iterator[dict]:
     """All pairs of train.json or test.json as rows of the schema (`lrt.real.reading` says what is beside it).
 
     `images` is the folder that file names are relative to; without it rows have no images.
@@ -48,6 +52,8 @@ def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, de
     same = {"split": split_of(path), "source": SOURCE}
     if _is_train(listed, path):
         for i, row in enumerate(listed, start=1):
+            if unwanted(row, "prompt", keep):
+                continue
             pair = None
             with left_out(bad):
                 pair = _pair(row, f"{name}, row {i}", i, files) | same
@@ -55,10 +61,11 @@ def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, de
                 yield pair
         return
     for where, one in _rankings(listed, name, bad):
+        if keep and not keep(one.prompt):
+            continue
         column = f"{where}, column image_path"
         cell = files and (lambda i, one=one, column=column: files.cell(one.images[i], column))
-        for pair in rows_of(one, cell, bad, **same):
-            yield pair | {"prompt_id": one.prompt}
+        yield from rows_of(one, cell, bad, **same)
 
 
 def _is_train(listed: list, path: str | Path) -> bool:
@@ -114,21 +121,23 @@ def _rankings(listed: list, name: str, bad: Bad) -> list[tuple[str, Ranked]]:
             prompt = text(row, "prompt", where)
             images = names(row["image_path"], where, "image_path")
             rank = ranks(row["rank"], len(images), where, "rank")
-            votes = _annotations(row.get("raw_annotations"), len(images), where)
+            votes = _annotations(row, len(images), where)
             times[prompt] = times.get(prompt, 0) + 1
-            prompt_id = prompt if times[prompt] == 1 else f"{prompt} #{times[prompt]}"
-            found.append((where, Ranked(prompt_id, prompt, images, rank, votes)))
+            row_id = "" if times[prompt] == 1 else f"{prompt} #{times[prompt]}"
+            found.append((where, Ranked(prompt, prompt, images, rank, votes, row_id)))
     return found
 
 
-def _annotations(listed, n: int, where: str) -> tuple[tuple[float, ...], ...] | None:
-    if not listed:
+def _annotations(row: dict, n: int, where: str) -> tuple[tuple[float, ...], ...] | None:
+    column = next((name for name in ANNOTATIONS if row.get(name)), None)
+    if column is None:
         return None
+    listed = row[column]
     if not isinstance(listed, list):
-        raise ValueError(f"{where}, column raw_annotations: expected a list, found {type(listed).__name__}")
+        raise ValueError(f"{where}, column {column}: expected a list, found {type(listed).__name__}")
     votes = []
     for k, one in enumerate(listed, start=1):
-        own = f"{where}, column raw_annotations, entry {k}"
+        own = f"{where}, column {column}, entry {k}"
         checked_row(one, ("rank",), own)
         votes.append(ranks(one["rank"], n, own, "rank"))
     return tuple(votes)

@@ -26,6 +26,7 @@ from lrt.real.reading import (
     Bad,
     BadImage,
     Images,
+    Keep,
     checked_row,
     embedded,
     empty,
@@ -42,6 +43,7 @@ from lrt.real.reading import (
 )
 
 SOURCE = "imagereward"
+LABELS = ("id", "prompt", "generations", "ranking")
 ROW = ("prompt_id", "prompt", "rank")
 
 
@@ -69,7 +71,7 @@ def labels(path: str | Path, bad: Bad = None) -> list[Ranked]:
 
 
 def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, decode: bool = True,
-         labels_only: bool = False, cache_dir: str | Path | None = None) -> Iterator[dict]:
+         labels_only: bool = False, cache_dir: str | Path | None = None, keep: Keep = None) -> Iterator[dict]:
     """All pairs as rows of the schema (`lrt.real.reading` says what is beside it).
 
     `images` is the folder that file names are relative to. JSON without it, or `labels_only`, gives rows without
@@ -78,7 +80,7 @@ def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, de
     """
     path = Path(path)
     files = Images(images, decode) if images is not None and not labels_only else None
-    found = _prompts(path, bad)
+    found = [one for one in _prompts(path, bad) if not keep or keep(one.prompt)]
     if labels_only or (_is_json(path) and files is None):
         cell_at = None
     elif _is_json(path):
@@ -101,8 +103,18 @@ def _prompts(path: Path, bad: Bad) -> list[_Prompt]:
         return _grouped(_parquet(path), bad)
     listed = json_rows(path)
     numbered = ((f"{path.name}, row {i}", row) for i, row in enumerate(listed, start=1))
-    one_an_image = isinstance(listed[0], dict) and "rank" in listed[0] and "generations" not in listed[0]
-    return _grouped(numbered, bad) if one_an_image else _label_file(numbered, bad)
+    return _grouped(numbered, bad) if _one_an_image(listed, path) else _label_file(numbered, bad)
+
+
+def _one_an_image(listed: list, path: Path) -> bool:
+    """Which of the two forms it is, seen by the first row; ValueError for a file of another benchmark."""
+    there = listed[0] if isinstance(listed[0], dict) else {}
+    if set(there) & {"generations", "ranking"}:
+        return False
+    if {"prompt_id", "rank"} <= set(there):
+        return True
+    raise ValueError(f"{path}, row 1: neither the columns of ImageReward's label file ({', '.join(LABELS)}) nor those "
+                     f"of its rows ({', '.join(ROW)}); there are {shown(there)}")
 
 
 # --- the label file ------------------------------------------------------------------------------------------------
@@ -112,7 +124,7 @@ def _label_file(numbered: Iterator[tuple[str, dict]], bad: Bad) -> list[_Prompt]
     found, first = [], {}
     for where, row in numbered:
         with left_out(bad):
-            checked_row(row, ("id", "prompt", "generations", "ranking"), where)
+            checked_row(row, LABELS, where)
             name = text(row, "id", where)
             if name in first:
                 raise ValueError(f"{where}, column id: {name!r} is already the id of {first[name]}")

@@ -23,6 +23,7 @@ from lrt.folder import text
 from lrt.pairs import FEATURES
 from lrt.real.reading import (
     Bad,
+    Keep,
     NoVote,
     checked_row,
     embedded,
@@ -33,6 +34,7 @@ from lrt.real.reading import (
     parquet_rows,
     split_of,
     stored,
+    unwanted,
 )
 
 SOURCE = "pickapic"
@@ -42,13 +44,15 @@ Source = str | Path | Iterable[dict]
 
 
 def rows(source: Source, bad: Bad = None, decode: bool = True, labels_only: bool = False,
-         only_different: bool = False) -> Iterator[dict]:
+         only_different: bool = False, keep: Keep = None) -> Iterator[dict]:
     """Pairs as rows of the schema, one at a time (`lrt.real.reading` says what is beside it).
 
     A row that cannot be read raises ValueError naming file, row and column, or with `bad`, a list, is left out and the
     error appended; a row without a label is passed over (a `NoVote` in `bad`).
     """
     for number, (where, split, row) in enumerate(_found(source, labels_only), start=1):
+        if unwanted(row, "caption", keep):
+            continue
         pair = None
         try:
             with left_out(bad):

@@ -23,7 +23,7 @@ asked for, never left out. Other keys are ignored.
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -32,7 +32,7 @@ import pandas as pd
 
 from lrt.files import write_lines
 from lrt.metrics import answers
-from lrt.real.ranked import Ranked, pair_id, pairs_of
+from lrt.real.ranked import Pair, Ranked, pair_id, pairs_of
 
 FORMS = {"image": ("prompt_id", "image", "score"), "pair": ("prompt_id", "image_1", "image_2", "choice")}
 BIGGEST = 1 << 20  # characters of a line; a prediction has a few hundred
@@ -44,6 +44,7 @@ class Predictions:
 
     form: str  # "image" or "pair"
     values: Mapping[tuple[str, ...], float]  # (prompt_id, image) to a score; (prompt_id, image_1, image_2) to 1, 2 or 0
+    both: bool = field(default=False, compare=False)  # asked in both orders, whatever could be read of the answers
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ def template(ranked: Iterable[Ranked], path: str | Path, form: str) -> int:
         if form == "pair":
             names = [name for a, b in combinations(row.images, 2) for name in ((a, b), (b, a))]
         keys += [(row.prompt_id, *name) for name in names]
+    keys = list(dict.fromkeys(keys))  # a prompt may be listed twice with the same images
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_lines(Path(path), (dict(zip(FORMS[form], (*key, None), strict=True)) for key in keys))
     return len(keys)
@@ -205,14 +207,21 @@ def from_judgements(
             # a reverse table counts in the pair's own numbering: back to what the judge saw
             key = (prompt_id, second, first) if turned else (prompt_id, first, second)
             values[key] = 3 - int(answer) if turned else int(answer)
-    return Predictions("pair", values)
+    return Predictions("pair", values, both=reverse is not None)
 
 
 def names_of(ranked: Iterable[Ranked], source: str) -> dict[str, tuple[str, str]]:
-    """pair_id, as the readers of a source give it ("imagereward/005658-0040/1-2"), to the names of its two images."""
-    return {
-        f"{source}/{pair_id(row, i, j)}": (row.images[i], row.images[j]) for row in ranked for i, j, _ in pairs_of(row)
-    }
+    """pair_id, as the readers of a source give it ("imagereward/005658-0040/1-2"), to the names of its two images.
+
+    Where a source labels pairs (`ranked.Pair`) the pair_id is the label's own row_id.
+    """
+    return {name: (row.images[i], row.images[j]) for row in ranked for name, i, j in pair_ids(row, source)}
+
+
+def pair_ids(row: Ranked, source: str) -> Iterator[tuple[str, int, int]]:
+    """(pair_id as the readers give it, i, j) of every pair of a row of the labels."""
+    for i, j, _ in pairs_of(row):
+        yield row.row_id if isinstance(row, Pair) else f"{source}/{pair_id(row, i, j)}", i, j
 
 
 def own_names(pair_id: str) -> tuple[str, str]:

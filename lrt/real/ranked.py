@@ -18,11 +18,19 @@ from lrt.real.reading import Bad, left_out
 class Ranked:
     """A prompt, the names of its images in the file's order, and how good people found each."""
 
-    prompt_id: str  # unique in its file
+    prompt_id: str  # intervals are clustered by it; rows of one prompt share it where a source has no ids of prompts
     prompt: str
     images: tuple[str, ...]
     rank: tuple[float, ...]  # one an image: lower is better, 1 = best; equal is a tie; averages are allowed
     votes: tuple[tuple[float, ...], ...] | None = None  # each annotator's own ranks, where the source has them
+    row_id: str = ""  # unique in its file; left empty where prompt_id is
+
+
+@dataclass(frozen=True)
+class Pair(Ranked):
+    """The label of one pair, where a source labels pairs and does not rank: its `row_id` is the pair's own id."""
+
+    share: float = 0.5  # of its votes for the first image
 
 
 def vote_of(rank_i: float, rank_j: float) -> int:
@@ -71,7 +79,7 @@ def table(ranked: Sequence[Ranked]) -> pd.DataFrame:
 
 def pair_id(ranked: Ranked, i: int, j: int) -> str:
     """Unique in its file: images are counted from 1 in the file's order."""
-    return f"{ranked.prompt_id}/{i + 1}-{j + 1}"
+    return f"{ranked.row_id or ranked.prompt_id}/{i + 1}-{j + 1}"
 
 
 def rows_of(ranked: Ranked, cell: Callable[[int], dict] | None, bad: Bad, **same) -> Iterator[dict]:

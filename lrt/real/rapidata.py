@@ -24,6 +24,7 @@ from lrt.pairs import FEATURES
 from lrt.real.reading import (
     Bad,
     Images,
+    Keep,
     embedded,
     left_out,
     name_of,
@@ -32,6 +33,7 @@ from lrt.real.reading import (
     parquet_rows,
     shown,
     split_of,
+    unwanted,
 )
 
 SOURCE = "rapidata"
@@ -56,13 +58,13 @@ def label_columns(there, name: str, aspect: str | None = None) -> tuple[str, str
     if chosen in aspects:
         return _weighted(chosen)
     if aspects:
-        raise ValueError(f"{name}: say which aspect was judged (aspect); there are {', '.join(aspects)}")
+        raise ValueError(f"{name}: say which aspect was judged (--aspect); there are {', '.join(aspects)}")
     known = f"{' and '.join(COUNTS)}, or weighted_results_image1_preference and its like"
     raise ValueError(f"{name}: no known columns of votes ({known}); the columns found are {shown(there)}")
 
 
 def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, decode: bool = True,
-         labels_only: bool = False, aspect: str | None = None) -> Iterator[dict]:
+         labels_only: bool = False, aspect: str | None = None, keep: Keep = None) -> Iterator[dict]:
     """All pairs of a shard or a folder of shards as rows of the schema (`lrt.real.reading` says what is beside it)."""
     files = Images(images, decode) if images is not None and not labels_only else None
     for name, file in parquet_files(path):
@@ -70,6 +72,8 @@ def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, de
         columns = label_columns(there, name, aspect)
         wanted = ["prompt", *columns, *(("image1_path", "image2_path") if labels_only else NEEDED[1:])]
         for i, (where, row) in enumerate(parquet_rows(name, file, wanted), start=1):
+            if unwanted(row, "prompt", keep):
+                continue
             pair = None
             with left_out(bad):
                 label = _label(row, columns, where)

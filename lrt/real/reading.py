@@ -18,7 +18,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +33,9 @@ BATCH = 16  # rows of a Parquet file made into Python objects at a time
 BUFFER = 1 << 20  # bytes of a column read at a time, where its pages are smaller than its row group
 BLOCK_ROWS, BLOCK_BYTES = 1000, 8_000_000  # of the Arrow file written at a time, whichever is reached first
 Bad = list[ValueError] | None  # collects what is left out; None: the first bad row is an error
+
+
+Keep = Callable[[str], bool] | None  # of a prompt: whether its pairs are wanted; None: all are
 
 
 class BadImage(ValueError):
@@ -56,6 +59,13 @@ def left_out(bad: Bad) -> Iterator[None]:
         if bad is None:
             raise
         bad.append(error)
+
+
+def unwanted(row, column: str, keep: Keep) -> bool:
+    """Is this a row of a prompt that `keep` does not want? Asked before its images are read, and before it is known to
+    be a row at all: what is none is left to the reader, which says why."""
+    prompt = row.get(column) if keep is not None and isinstance(row, dict) else None
+    return isinstance(prompt, str) and not keep(prompt.strip())
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -236,15 +246,17 @@ def name_of(cell: dict) -> str:
 # --- to a Dataset --------------------------------------------------------------------------------------------------
 
 
-def stored(rows: Iterable[dict], cache_dir: str | Path | None = None) -> Dataset:
+def stored(rows: Iterable[dict], cache_dir: str | Path | None = None, name: str | None = None) -> Dataset:
     """Rows as a `Dataset` that is mapped from an Arrow file, written a few rows at a time.
 
     The file lies in `cache_dir`, or in a temporary folder that is removed when the process ends. If a row is bad the
-    error passes and no file is left.
+    error passes and no file is left. A file of this `name` that is already there is mapped, and no row is read.
     """
     folder = Path(cache_dir) if cache_dir is not None else scratch()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"pairs-{uuid.uuid4().hex}.arrow"
+    path = folder / (name or f"pairs-{uuid.uuid4().hex}.arrow")
+    if path.exists():
+        return Dataset.from_file(str(path))
     part = path.with_name(path.name + ".part")
     schema, n = FEATURES.arrow_schema, 0
     try:

@@ -62,16 +62,20 @@ def remarks(benchmark: str, predictions: Predictions, ranked: Iterable[Ranked], 
         answer, first = frames[0]["answer"], frames[0]["first"]
         share = rate(frames[0], np.where(answer.isna() | (answer == 0), np.nan, answer == first)).value
         found.append(
-            f"Each pair was judged in one order; the image shown first was chosen in {100 * share:.1f} % of the "
+            f"Each pair was judged in one order; the image shown first was chosen in {_percent(share)} of the "
             "choices. How much of the score is position, only both orders can say."
         )
     else:
         seen = both_orders(*frames, against="vote")
         found.append(
-            f"Exchanging the two images leaves the choice in {100 * seen['same_answer'].value:.1f} % of pairs; the "
-            f"image shown first was chosen in {100 * seen['first_share'].value:.1f} % of the choices."
+            f"Exchanging the two images leaves the choice in {_percent(seen['same_answer'].value)} of pairs; the "
+            f"image shown first was chosen in {_percent(seen['first_share'].value)} of the choices."
         )
     return found
+
+
+def _percent(share: float) -> str:
+    return "- % (there are none)" if np.isnan(share) else f"{100 * share:.1f} %"
 
 
 def to_records(lines: list[Line], method: str, benchmark: str) -> list[Record]:

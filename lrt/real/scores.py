@@ -2,44 +2,40 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from lrt.real.predictions import Predictions, own_names
-from lrt.real.ranked import Ranked, counts_of, pairs_of
+from lrt.real.ranked import Pair, Ranked, counts_of, pairs_of
+from lrt.real.reading import Bad
 
 BENCHMARKS = ("imagereward", "hpdv2", "pickapic", "rapidata")
 
 # --- labels ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pair(Ranked):
-    """The label of one pair, where a source labels pairs and does not rank; pairs of a prompt share its prompt_id."""
-
-    share: float = 0.5  # of its votes for the first image
-
-
-def labels(benchmark: str, path: str | Path) -> list[Ranked]:
-    """The labels of a benchmark's own file, without its images. ValueError naming what cannot be read."""
+def labels(benchmark: str, path: str | Path, bad: Bad = None, aspect: str | None = None) -> list[Ranked]:
+    """The labels of a benchmark's own file, without its images. ValueError naming what cannot be read; with `bad`, a
+    list, such rows are left out and the errors appended to it. `aspect` is what was judged, for rapidata alone."""
+    if aspect is not None and benchmark != "rapidata":
+        raise ValueError(f"an aspect is rapidata's; {benchmark} has none")
     if benchmark == "imagereward":
         from lrt.real import imagereward
 
-        found = imagereward.labels(path)
+        found = imagereward.labels(path, bad)
     elif benchmark == "hpdv2":
         from lrt.real import hpdv2
 
-        found = hpdv2.labels(path)
+        found = hpdv2.labels(path, bad)
     elif benchmark == "pickapic":
         from lrt.real import pickapic
 
-        found = ranked_of(pickapic.rows(path, labels_only=True))
+        found = ranked_of(pickapic.rows(path, bad, labels_only=True))
     elif benchmark == "rapidata":
         from lrt.real import rapidata
 
-        found = ranked_of(rapidata.rows(path, labels_only=True))
+        found = ranked_of(rapidata.rows(path, bad=bad, labels_only=True, aspect=aspect))
     else:
         raise ValueError(f"no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
     if not found:
@@ -60,7 +56,7 @@ def ranked_of(pairs: Iterable[Mapping]) -> list[Ranked]:
         side = row["vote"] or (1 if share > 0.5 else 2 if share < 0.5 else 0)
         rank = ((1.5, 1.5), (1.0, 2.0), (2.0, 1.0))[side]
         images = tuple(row.get("image_names") or own_names(row["pair_id"]))
-        found.append(Pair(row["prompt_id"], row["prompt"], images, rank, share=share))
+        found.append(Pair(row["prompt_id"], row["prompt"], images, rank, row_id=row["pair_id"], share=share))
     return found
 
 
@@ -72,7 +68,7 @@ def orders(predictions: Predictions) -> tuple[str, ...]:
     if predictions.form == "image":
         return ("any",)
     keys = predictions.values
-    both = any((prompt, b, a) in keys for prompt, a, b in keys)
+    both = predictions.both or any((prompt, b, a) in keys for prompt, a, b in keys)
     return ("forward", "reverse") if both else ("given",)
 
 

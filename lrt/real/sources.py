@@ -19,16 +19,18 @@ from datasets import Dataset
 
 from lrt.folder import folder_pairs, readable_pairs
 from lrt.real import hpdv2, imagereward, pickapic, rapidata
-from lrt.real.reading import Bad, name_of, stored
+from lrt.real.reading import Bad, Keep, name_of, stored, unwanted
 
 
-def _own(path, bad: Bad = None, labels_only: bool = False, **_) -> Iterator[dict]:
+def _own(path, bad: Bad = None, labels_only: bool = False, keep: Keep = None, **_) -> Iterator[dict]:
     """The user's own folder, row by row in the form of the other readers."""
     found, problems = (folder_pairs(path), []) if bad is None else readable_pairs(path)
     if bad is not None:
         bad.extend(map(ValueError, problems))
     for batch in found.with_format("arrow").iter(16):
         for row in batch.to_pylist():
+            if unwanted(row, "prompt", keep):
+                continue
             names = tuple(map(name_of, row["images"]))
             yield row | {"image_names": names} | ({"images": None} if labels_only else {})
 
@@ -48,10 +50,14 @@ def rows(name: str, path: str | Path, images: str | Path | None = None, **how) -
     """The rows of a benchmark by its name, one at a time: `lrt.real.reading` says what a row is.
 
     how: bad (a list that collects what is left out), decode (False: images are looked for and not decoded),
-    labels_only, and whatever else the reader takes.
+    labels_only, keep (of a prompt: whether its pairs are wanted; asked before images are read), aspect (what was
+    judged; rapidata alone), and whatever else the reader takes.
     """
     if name not in READERS:
         raise ValueError(f"no reader {name!r}; there are {', '.join(READERS)}")
+    if how.get("aspect") is not None and name != "rapidata":
+        raise ValueError(f"an aspect is rapidata's; {name} has none")
+    how = {key: value for key, value in how.items() if key != "aspect" or value is not None}
     return READERS[name](path, images=images, **how)
 
 

@@ -30,6 +30,13 @@ function slider(label, { min = 0, max, step = 1, value, say = String }, changed)
   return { input, row: make("div", { class: "row" }, make("span", { "aria-hidden": "true" }, label), input, shown) };
 }
 
+function tableOf(head, rows) {
+  const cells = (tag, row) => row.map((cell, i) =>
+    make(i && tag === "td" ? "td" : "th", { scope: tag === "th" ? "col" : i ? null : "row" }, ...[cell].flat()));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...cells("th", head))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells("td", row)))));
+}
+
 // Draw into a shadow root; the static part stays in reach, folded away, and comes back if drawing fails.
 function bringToLife(name, title, css, draw) {
   for (const host of document.querySelectorAll(`[data-lrt-widget="${name}"]`)) {

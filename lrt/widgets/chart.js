@@ -1,4 +1,4 @@
-// Shares against a dial, markers of methods, tables.
+// Shares against a dial, markers of methods.
 
 function marker(kind, x, y, colour) {
   const at = (points) => points.map(([a, b]) => `${x + a},${y + b}`).join(" ");
@@ -35,10 +35,3 @@ function dialChart(lines, dial, names) {
 
 const swatch = (colour, kind) => make("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true",
   style: "display:inline-block;width:16px;height:16px;vertical-align:-3px;margin-right:.35em" }, marker(kind, 8, 8, colour));
-
-function tableOf(head, rows) {
-  const cells = (tag, row) => row.map((cell, i) =>
-    make(i && tag === "td" ? "td" : "th", { scope: tag === "th" ? "col" : i ? null : "row" }, ...[cell].flat()));
-  return make("table", {}, make("thead", {}, make("tr", {}, ...cells("th", head))),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells("td", row)))));
-}

@@ -49,7 +49,7 @@ function draw(box, data) {
     const [greedy, ...samples] = own.map((completion, k) => shown(completion, k, of.vote, one.ears));
     page.replaceChildren(make("div", { class: "two" }, ...pictures), make("p", {}, of.prompt), strip(one), greedy || "",
       make("details", { open: open.value, ontoggle: (event) => { open.value = event.target.open; } },
-        make("summary", {}, `${samples.length} sampled completions`), ...samples));
+        make("summary", {}, `sampled completions: ${samples.length}`), ...samples));
     const states = own.reduce((n, c) => n + stated(c), 0), trues = own.reduce((n, c) => n + trueOf(c), 0);
     live.textContent = `${one.name}, step ${one.steps[at]}, pair ${pair + 1}: ${own.filter((c) => c.s[1] === of.vote).length} of ${own.length} as voted, ${trues} of ${states} statements true.`;
   }

@@ -40,13 +40,13 @@ def kept(run_dir: str | Path, method: str) -> dict[str, list[dict]]:
     return {method: lines} if lines else {f"{look(method)[0]} (recorded)": recorded().get(method, [])}
 
 
-def steps_html(runs: Mapping[str, Sequence[dict]], pairs: Dataset | None = None) -> str:
+def steps_html(runs: Mapping[str, Sequence[dict]], pairs: Dataset | None = None, samples: int = 3) -> str:
     """The thing to play with, as HTML. runs: method -> lines of `samples.read_samples`, all on the same pairs; `pairs`:
-    those pairs, by default `samples.fixed_pairs()`.
+    those pairs, by default `samples.fixed_pairs()`; samples: how many are shown beside the greedy one, at most.
 
     ValueError without any lines, for a pair that is not there, or two lines with one step, pair and sample number.
     """
-    runs = {name: lines for name, lines in runs.items() if lines}
+    runs = {name: own for name, lines in runs.items() if (own := [line for line in lines if line["sample"] <= samples])}
     if not runs:
         raise ValueError("no completions were kept: train with lrt.samples.Keeping among the callbacks")
     rows = {row["pair_id"]: row for row in (fixed_pairs() if pairs is None else pairs)}
@@ -54,7 +54,7 @@ def steps_html(runs: Mapping[str, Sequence[dict]], pairs: Dataset | None = None)
     shown = [_run(name, lines, rows, letters) for name, lines in runs.items()]
     data = {"runs": shown, "pairs": [_pair(row) for row in rows.values()],
             "words": {letter: word for word, letter in letters.items()}}
-    return fragment("steps", TITLE, data, _static(shown, data["pairs"]), parts=("chart",))
+    return fragment("steps", TITLE, data, _static(shown, data["pairs"]))
 
 
 def _run(name: str, lines: Sequence[dict], rows: Mapping[str, dict], letters: dict[str, str]) -> dict:
@@ -130,8 +130,7 @@ def _static(runs: list[dict], pairs: list[dict]) -> str:
     parts = []
     for run in runs:
         rows = [(step, *_counts(by_pair)) for step, by_pair in zip(run["steps"], run["shown"], strict=True)]
-        said = (f"{run['name']}: {sum(map(len, run['shown'][0]))} completions of {len(pairs)} pairs at each step "
-                "(one seed: no interval)")
+        said = (f"{run['name']}: completions at each step: {sum(map(len, run['shown'][0]))} (one seed: no interval)")
         parts.append(table(("step", "true statements", "as voted", "answer departs from its verdict"), rows, said))
     parts.append(paragraph("The script shows each completion, with its true and false statements marked."))
     return "".join(parts)

@@ -34,7 +34,10 @@ export class Models {
 
   // A model and the image features of all pairs, fetched once.
   load(name) {
-    if (!this.loading.has(name)) this.loading.set(name, this.fetch(name));
+    if (!this.loading.has(name)) {
+      this.loading.set(name, this.fetch(name));
+      this.loading.get(name).catch(() => this.loading.delete(name)); // may be asked for again
+    }
     return this.loading.get(name);
   }
 

@@ -32,7 +32,7 @@ class Page {
     this.before = {}; // listener -> p of the trace that the last edit began from
     this.ready = false;
     this.asked = 0;
-    this.stopped = true;
+    this.run = null; // the run of a reasoner that is under way
     root.replaceChildren(this.status(), this.pairs(), this.shown(), this.writing(), this.heard(), this.thinking());
     this.choose(0);
   }
@@ -51,15 +51,18 @@ class Page {
   }
 
   pairs() {
-    const options = this.gallery.pairs.map((pair, b) => {
+    const option = (pair, b) => {
       const input = el("input", { type: "radio", name: "lrt-pair", value: b, checked: b === 0,
         onchange: () => this.choose(b) });
       const pictures = pair.images[0].map((file) =>
         el("img", { src: new URL(file, this.here), alt: "", width: 40, height: 40 }));
       return el("label", { title: pair.prompt }, input, ...pictures,
         el("span", { class: "hidden" }, `pair ${b + 1}: ${pair.prompt}`));
-    });
-    return el("fieldset", { class: "gallery" }, el("legend", {}, "1. Choose a pair"), ...options);
+    };
+    const options = this.gallery.pairs.map(option);
+    const shelves = this.gallery.shelves.map(({ name, pairs }) =>
+      el("div", { class: "shelf" }, el("p", { class: "note" }, name), ...options.splice(0, pairs)));
+    return el("fieldset", { class: "gallery" }, el("legend", {}, "1. Choose a pair"), ...shelves);
   }
 
   shown() {
@@ -103,7 +106,7 @@ class Page {
       el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
       el("tbody", {}, ...[...this.rows.values()].map((row) => row.line)));
     return el("section", { class: "listeners", "aria-label": "what the listeners believe" },
-      el("h3", {}, "3. What the listeners believe"), table, this.spoken,
+      el("p", { class: "head" }, "3. What the listeners believe"), table, this.spoken,
       el("p", { class: "note" }, "The bar goes left for image 1 and right for image 2; the thin line is where it was " +
         "before your last edit. The margin is the logit of \u201c1\u201d less that of \u201c2\u201d: p = 1 / (1 + exp(\u2212margin))."));
   }
@@ -139,10 +142,11 @@ class Page {
       return this.stage(`The models could not be started (${error.message}). The prepared traces still show their numbers.`);
     }
     this.ready = true;
+    await this.update(); // the first pass of a model is slow
     const start = performance.now();
     await this.update();
     const spent = Math.max(1, Math.round((performance.now() - start) / this.rows.size));
-    this.stage(`The models run in this page: about ${spent} ms for each answer. Nothing leaves your machine.`);
+    this.stage(`The models run in this page: about ${spent} ms an answer. Nothing leaves your machine.`);
     this.root.dataset.state = "ready";
   }
 
@@ -152,7 +156,7 @@ class Page {
 
   choose(b) {
     this.b = b;
-    this.stopped = true;
+    this.stop();
     this.exchange.checked = this.picture === 1;
     this.prompt.textContent = `Prompt: ${this.pair.prompt}`;
     this.look();
@@ -174,6 +178,7 @@ class Page {
   }
 
   exchanged() {
+    this.stop();
     this.picture = this.exchange.checked ? 1 : 0;
     this.look();
     this.mark();
@@ -183,7 +188,7 @@ class Page {
   // Put a prepared trace into the field. The thin lines then show where p was before.
   prepare(edit, marked = true) {
     if (marked) this.mark();
-    this.stopped = true;
+    this.stop();
     this.edit = edit;
     this.field.value = this.pair.texts[edit];
     this.update();
@@ -191,7 +196,7 @@ class Page {
 
   typed() {
     if (this.edit !== null) this.mark();
-    this.stopped = true;
+    this.stop();
     this.edit = null;
     this.update();
   }
@@ -204,13 +209,17 @@ class Page {
     this.typed();
   }
 
+  stop() {
+    this.run = null;
+    this.go.textContent = "Think";
+  }
+
   async think() {
-    if (!this.stopped) return (this.stopped = true);
+    if (this.run) return this.stop();
     if (!this.ready) await this.start();
     if (!this.ready) return;
-    this.stopped = false;
-    const mine = { b: this.b, picture: this.picture };
-    const still = () => !this.stopped && mine.b === this.b;
+    const mine = (this.run = { b: this.b, picture: this.picture });
+    const still = () => this.run === mine;
     this.go.textContent = "Stop";
     this.verdict.textContent = "";
     this.mark();
@@ -228,8 +237,7 @@ class Page {
     } catch (error) {
       this.verdict.textContent = `The reasoner could not be started: ${error.message}`;
     }
-    this.stopped = true;
-    this.go.textContent = "Think";
+    if (still()) this.stop();
   }
 
   // What the reasoner answered, and whether the listeners would say the same after its trace.
