@@ -91,6 +91,14 @@ def load(name: str, trainable: bool = False, chosen=None):
     return models.load(name, trainable=trainable) if chosen is None else methods.load_as(chosen, name, trainable)
 
 
+def _known(*names: str) -> None:
+    """Refuse a name that is no model's before anything else takes time; whether a hub id exists, loading says."""
+    from lrt.models import find
+
+    for name in names:
+        find(name)
+
+
 def progress(done: int, total: int) -> None:
     """On stderr: one line that counts in a terminal, nothing in a file."""
     if sys.stderr.isatty():
@@ -192,6 +200,8 @@ def evaluate(
         raise ValueError("--predictions is about a benchmark's files: name them with --source and --pairs")
     if files is not None and (split or (test_pairs and source == "folder")):
         raise ValueError("--pairs takes all pairs of the folder: leave out --split and --test-pairs")
+    model = model or (chosen.reasoner if chosen.size else "reasoner-grpo-listener")
+    _known(model)
     # Files first: what is wrong with them is seen in seconds, and a model may take minutes.
     if files is not None and source != "folder":
         from lrt.real.judge import read_test
@@ -206,7 +216,6 @@ def evaluate(
         splits = {name: tiny_pairs(name, n) for name in dict.fromkeys(split or chosen.splits)}
     else:
         splits = test_splits(chosen)
-    model = model or (chosen.reasoner if chosen.size else "reasoner-grpo-listener")
     loaded = load(model, chosen=chosen)
     if files is not None:
         refuse_unknown_pairs(loaded, splits[source])
@@ -324,6 +333,7 @@ def train_sft(
     how = sft_settings(chosen, seed)
     how = replace(how, steps=steps or how.steps)
     files = brought(pairs, source, images, aspect, skip_bad)
+    _known(model or chosen.reasoner)
     rows = _training_pairs(chosen, seed, files)
     loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
     _refuse(rows, files, loaded)
@@ -366,9 +376,10 @@ def train_grpo(
     how = grpo_settings(chosen, seed)
     how = replace(how, steps=steps or how.steps)
     files = brought(pairs, source, images, aspect, skip_bad)
+    elsewhere = [name for name in names if name in ("none", "adapter-off") or "://" in name]
+    _known(model or chosen.reasoner, *(name for name in names if name not in elsewhere))
     rows = _training_pairs(chosen, seed, files)
     loaded = load(model or chosen.reasoner, not chosen.lora_rank, chosen)
-    elsewhere = [name for name in names if name in ("none", "adapter-off") or "://" in name]
     readers = {name: load(name, chosen=chosen) for name in names if name not in elsewhere}
     _refuse(rows, files, loaded, *readers.values())
     loaded = with_adapter(loaded, chosen.lora_rank, seed)

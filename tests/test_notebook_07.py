@@ -1,16 +1,20 @@
 """Notebook 07 under the profile `ci`: a tiny model in place of the 3B one, files in the real formats, its solutions."""
 
 import json
+import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
 
-from lrt import stats
+from lrt import models, prompts, stats
 from lrt.course import tutorial
 from lrt.course.progress import Display
+from lrt.machine.run_cost import run_cost
+from lrt.profiles import COLAB_T4, GPU, PROFILES
 from lrt.runs import read_log
 
 pytestmark = pytest.mark.notebooks
@@ -40,6 +44,60 @@ def text(out):
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in shown if output.output_type == "error"]
     return "\n".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "") for output in shown)
+
+
+def cell(cell_id):
+    (found,) = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.id == cell_id]
+    return found
+
+
+def test_it_asks_colab_for_the_card_that_its_profile_is_for():
+    about = nbformat.read(NOTEBOOK, as_version=4).metadata
+    assert (about["accelerator"], about["colab"]["gpuType"]) == ("GPU", "T4") and "T4 GPU" in cell("c6eff3fa")
+
+
+def test_its_first_cell_says_what_arithmetic_says():
+    """Twenty steps, which is what the notebook takes when nothing is said."""
+    assert "short run of 20 steps is about half an hour of training and a quarter of judging" in cell("c6eff3fa")
+    assert "steps or min(20, settings.grpo_steps)" in cell("ed7ec449")
+    hours = dict(run_cost(replace(COLAB_T4, grpo_steps=20)).hours)
+    assert hours.pop("evaluation") == pytest.approx(1 / 4, abs=0.05)
+    assert sum(hours.values()) == pytest.approx(1 / 2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("profile", "given", "wanted"),
+    [
+        (COLAB_T4, {}, ("imagereward", "train of the hub", "imagereward", "test of the hub")),
+        (GPU, {"train_labels": "t.json"}, ("hpdv2", "t.json", "imagereward", "test of the hub")),
+        (GPU, {"train_labels": "t", "train_source": "rapidata"}, ("rapidata", "t", "imagereward", "test of the hub")),
+        (PROFILES["ci"], {}, ("hpdv2", "train.json", "imagereward", "test.json")),
+        (PROFILES["ci"], {"test_labels": "x", "test_source": "hpdv2"}, ("hpdv2", "train.json", "hpdv2", "x")),
+    ],
+)
+def test_without_files_a_real_model_gets_real_pairs_and_a_tiny_one_the_samples(profile, given, wanted):
+    class Hub:
+        imagereward_part = staticmethod(lambda folder, split: (f"{split} of the hub", folder))
+
+    names = ("train_source", "train_labels", "train_images", "test_source", "test_labels", "test_images")
+    space = {**dict.fromkeys(names, ""), **given, "settings": profile, "hub_files": Hub, "models": models,
+             "Path": Path, "os": os}
+    exec(cell("09e2cab8").split("for name,")[0], space)
+    found = (space["train_source"], space["train_files"][0], space["test_source"], space["test_files"][0])
+    assert tuple(Path(one).name for one in found) == wanted
+
+
+@pytest.mark.parametrize(("ids", "said"), [((16, 17), "are the tokens 16 and 17"), (None, "as whole continuations")])
+def test_it_says_which_way_the_answers_are_scored(ids, said, capsys):
+    """A tokenizer that merges an answer with what stands before it is no error."""
+    lines = cell("2977ed66").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("ids = "))
+
+    class Models:
+        single_answer_ids = staticmethod(lambda loaded, texts: ids)
+
+    exec("\n".join(lines[start:start + 3]), {"models": Models, "prompts": prompts, "reasoner": None})
+    assert said in capsys.readouterr().out
 
 
 def test_it_trained_an_adapter_whose_base_is_the_listener(out, text):

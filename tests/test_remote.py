@@ -25,7 +25,7 @@ from lrt.chat_protocol import Unscored, data_urls, p_from
 from lrt.listener import LocalListener, p_of
 from lrt.models import answer_token_ids
 from lrt.prompts import TINY_WORDING, listener_continuation
-from lrt.remote import KEY, RemoteListener, RemoteSettings, _retry_after
+from lrt.remote import KEY, RemoteListener, RemoteSettings, _retry_after, check_answer
 from lrt.rewards import ListenerReward
 
 QUICK = {"backoff": 0.001, "longest": 0.002}
@@ -399,24 +399,38 @@ def test_settings_that_make_no_sense(changes):
         RemoteSettings(**changes)
 
 
+@pytest.mark.parametrize("answer", [[("the", -0.1), ("a", -2.0)], [("1", float("nan")), ("2", -1.0)]])
+def test_a_listener_without_an_answer_is_found_before_a_run(answer):
+    pair = [Image.new("RGB", (8, 8)) for _ in range(2)]
+    with serving(says(lambda t: 0.9), lambda *_: answer) as broken, serving(says(lambda t: 0.9)) as good:
+        ear = RemoteListener(broken.url, "m")
+        with pytest.raises(ValueError, match="listener m at 127.0.0.1:.* does not score a pair"):
+            check_answer(ear, "a cat", pair)
+        assert not ear.unscored and ear.settings.budget == 300  # the run counts for itself
+        check_answer(RemoteListener(good.url, "m"), "a cat", pair)
+
+
 # ---- on the command line ----
 
 
 def test_grpo_hears_listeners_elsewhere_and_here(tmp_path):
-    """One step with two servers and a local model: each completion that can be parsed is heard by both servers."""
+    """One step with two servers and a local model: each completion that can be parsed is heard by both servers, of
+    which one goes down once training has begun."""
     from typer.testing import CliRunner
 
     from lrt.cli import app
 
     train = ["train", "grpo", "--profile", "ci", "--steps", "1", "--out", str(tmp_path / "run")]
-    with serving(says(lambda t: 0.9)) as one, serving(says(lambda t: 0.6), lambda body, n: 404) as two:
+    faults = iter([None])  # what is asked before training is answered
+    with serving(says(lambda t: 0.9)) as one, serving(says(lambda t: 0.6), lambda *_: next(faults, 404)) as two:
         at = [f"--listener={server.url}#m" for server in (one, two)]
         result = CliRunner().invoke(app, [*train, *at, "--listener", "reader", "--combine", "minimum"])
         assert result.exit_code == 0, (result.output, result.exception)
-        assert 0 < len(one.bodies) == len(two.bodies)
+        assert 1 < len(one.bodies) == len(two.bodies)
+        assert "groups that the listener did not score: 0.0 %" in result.stdout
     (line,) = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     record = json.loads(line)
-    assert record["listener/unscored/http 404"] == len(two.bodies) and record["listener/left_out"] > 0
+    assert record["listener/unscored/http 404"] == len(two.bodies) - 1 and record["listener/left_out"] > 0
     assert record["listener/unscored_groups"] == 0 and record["rewards/listener_reward/mean"] is not None
     for arguments, says_so in [
         (["--listener", "http://127.0.0.1:1/v1"], "name the model behind the address"),

@@ -111,7 +111,8 @@ def notebook_cards(executed: Path) -> str:
 ROOMS = {
     "The world and its pairs": ("world", "pairs", "folder", "truth", "traces"),
     "Real data": ("real.sources", "real.ranked", "real.imagereward", "real.hpdv2", "real.rapidata", "real.pickapic",
-                  "real.reading", "real.bring", "images", "real.datacheck", "real.overlap", "real.samples"),
+                  "real.reading", "real.hub_files", "real.bring", "images", "real.datacheck", "real.overlap",
+                  "real.samples"),
     "Words": ("prompts",),
     "Models": ("models", "checkpoints", "tiny", "pretrain", "cards", "profiles"),
     "Listeners and rewards": ("listener", "ensemble", "remote", "chat_protocol", "controls", "rewards",
