@@ -45,7 +45,7 @@ lab: $(READY)
 
 # The README's pictures: of one run of the main job, and of the study, with the lines below it.
 picture: $(READY)
-	@$(BIN)/python -c "from lrt import page, stats; page.draw_overview(stats.load_records('data/results/one_seed.json'), {}, 'runs/picture')"
+	@$(BIN)/python -c "from lrt import stats; from lrt.course import page; page.draw_overview(stats.load_records('data/results/one_seed.json'), {}, 'runs/picture')"
 	@mkdir -p book/figures && cp runs/picture/accuracy_by_split.png book/figures/
 	@$(BIN)/python -m lrt.study.page
 

@@ -121,7 +121,7 @@ def test_interrupted_it_leaves_nothing_running(tmp_path, number):
     path = notebook(tmp_path / "a.ipynb", '(out / "pid").write_text(str(__import__("os").getpid()))\n'
                                           '__import__("time").sleep(120)')
     out = tmp_path / "out"
-    script = "import sys; from lrt import tutorial; tutorial.run_notebooks([[sys.argv[1]]], 'ci', sys.argv[2])"
+    script = "import sys; from lrt.course import tutorial; tutorial.run_notebooks([[sys.argv[1]]], 'ci', sys.argv[2])"
     main = subprocess.Popen([sys.executable, "-c", script, str(path), str(out)], stderr=subprocess.PIPE,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
