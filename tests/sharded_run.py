@@ -3,7 +3,9 @@
 accelerate shards on accelerators only. PyTorch's `fully_shard` works on CPUs too, so all that stands in the way is a
 name, which is changed here: everything else is the code that eight cards would run.
 
-    python -m accelerate.commands.launch --use_fsdp ... sharded_run.py FOLDER OUT [DIES_AFTER_STEP]
+    python -m accelerate.commands.launch --use_fsdp ... sharded_run.py FOLDER OUT [DIES_AFTER_STEP [FIRST_OUT]]
+
+FIRST_OUT: a run without a break, made first in the same processes, whose start takes longest.
 """
 
 import os
@@ -50,4 +52,7 @@ def prepare(folder: Path) -> None:
 if __name__ == "__main__":
     PartialState.__init__ = as_if_on_cards
     PartialState(cpu=True)
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))
+    where, out, *dies_after = sys.argv[1:4]
+    for first in sys.argv[4:]:
+        main(Path(where), Path(first))
+    main(Path(where), Path(out), *map(int, dies_after))
