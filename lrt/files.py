@@ -1,4 +1,7 @@
-"""Small files that are whole or not there: text, JSON, and JSON lines, which a kill may tear at their end."""
+"""Small files that are whole or not there: text, JSON, and JSON lines, which a kill may tear at their end.
+
+And JSON that somebody else wrote, read without trust.
+"""
 
 import json
 import os
@@ -22,6 +25,18 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def json_object(text: str | bytes, where: str, hint: str = "", like: str = "") -> dict:
+    """The JSON object that a text from outside holds. ValueError that begins with `where`: for what is not JSON, `hint`
+    at its end; for what is JSON and no object, `like` at its end."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({error}){hint}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: expected an object{like}")
+    return found
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -18,7 +18,6 @@ never from a path or an address elsewhere that a row names, and is decoded once 
 """
 
 import csv
-import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from datasets import Dataset, concatenate_datasets
 from PIL import Image
 
+from lrt.files import json_object
 from lrt.pairs import FEATURES
 
 TABLES = ("pairs.csv", "pairs.jsonl")
@@ -158,12 +158,7 @@ def _row(root: Path, where: str, raw: dict | str, name: str) -> dict:
 
 def _cells(where: str, raw: dict | str) -> dict:
     if isinstance(raw, str):
-        try:
-            raw = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where}: not JSON ({error})") from None
-        if not isinstance(raw, dict):
-            raise ValueError(f'{where}: expected an object with the columns as keys, {{"prompt": ...}}')
+        raw = json_object(raw, where, like=' with the columns as keys, {"prompt": ...}')
     if None in raw:
         raise ValueError(f"{where}: more cells than columns (a comma in a cell needs the cell in quotes)")
     return {key: value for key, value in raw.items() if value is not None and value != ""}

@@ -4,6 +4,7 @@ Whatever a repository or folder holds is data: no code of its own is run (`trust
 are read from safetensors only, never from pickles.
 """
 
+import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
@@ -73,6 +74,11 @@ def find(name: str) -> str:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
     raise ValueError(f"no model {name!r}: name a tiny one ({', '.join(tiny_names())}), a folder, or a hub id")
+
+
+def weights_digest(name: str) -> str:
+    """SHA-256 of the weights of a shipped model, or of a folder's: what is made from them says which they were."""
+    return hashlib.sha256((Path(find(name)) / "model.safetensors").read_bytes()).hexdigest()
 
 
 def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, trainable=False,

@@ -13,7 +13,7 @@ from lrt import tiny, world
 from lrt.book import browser, gallery
 from lrt.course import play
 from lrt.listener import LocalListener, p_of
-from lrt.models import Loaded, load
+from lrt.models import Loaded, load, weights_digest
 from lrt.pairs import scenes_of, tiny_pairs
 from lrt.prompts import TINY_WORDING, heard, listener_continuation
 from lrt.traces import check_trace, read_trace
@@ -36,7 +36,7 @@ def exported(name):
 
 @pytest.mark.parametrize("name", WRITTEN["models"])
 def test_the_files_are_made_from_today_s_weights(name):
-    assert WRITTEN["models"][name]["made_from"] == browser.weights_digest(name), "run `lrt book browser`"
+    assert WRITTEN["models"][name]["made_from"] == weights_digest(name), "run `lrt book browser`"
 
 
 @pytest.mark.parametrize("name", gallery.LISTENERS)

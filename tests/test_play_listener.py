@@ -1,12 +1,10 @@
 """The page "Edit the trace" in a browser: it computes what PyTorch does, and answers to typing, keys and buttons."""
 
-import functools
-import http.server
 import re
 import shutil
-import threading
 from pathlib import Path
 
+import browser
 import numpy as np
 import pytest
 from gallery_rows import BY_HAND, FOLDER, ROOT, TOLERANCE, WRITTEN, listener, rows
@@ -19,16 +17,10 @@ from lrt.listener import p_of
 from lrt.prompts import heard, listener_continuation
 
 PAGE = ROOT / "book" / "play_listener.md"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 text_alike = st.lists(
     st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "< / THINK", "<|im_end|>", "<image>", "<th",
                      "ink>", " ", "\n", "\u00a0", "\u2028", "\x1c", "\ufeff", "1", "2", "red", "image", ".", "dog",
                      "\u0130", "<", "|>", "\u017f", "<An\u017fwer>"]) | st.text(max_size=3), max_size=12).map("".join)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +41,14 @@ def site(tmp_path_factory):
     head = '<title>t</title><link rel="icon" href="data:,"><meta name="viewport" content="width=device-width">'
     whole = f'<!doctype html><html lang="en">{head}{own}'
     (folder / "page.html").write_text(whole, encoding="utf-8")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/page.html", folder / "page.html"
-    server.shutdown()
+    with browser.served(folder) as address:
+        yield f"{address}page.html", folder / "page.html"
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser to test in")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: no browser to test in")
-    with api.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with browser.chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

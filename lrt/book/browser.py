@@ -9,7 +9,6 @@ of the next token after the last. N counts the image tokens among the T, H is th
 Positions are M-RoPE's three coordinates (Qwen2.5-VL); they come from `prefix`, so that nobody writes them again.
 """
 
-import hashlib
 import re
 import warnings
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from lrt.listener import scoring
-from lrt.models import Loaded, find
+from lrt.models import Loaded
 
 LARGE = 1024  # numbers; a weight of this many is kept in float16, as the shipped models are
 OPSET = 20
@@ -119,11 +118,6 @@ def _slim(model):
     graph.node.extend(nodes)
     onnx.checker.check_model(model)
     return model
-
-
-def weights_digest(name: str) -> str:
-    """SHA-256 of a shipped model's weights: an exported file says which it was made from."""
-    return hashlib.sha256((Path(find(name)) / "model.safetensors").read_bytes()).hexdigest()
 
 
 # --- the same numbers without PyTorch --------------------------------------------------------------------------------

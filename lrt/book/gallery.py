@@ -20,7 +20,7 @@ from lrt.book import browser
 from lrt.course.play import EDITS, STYLE, article, better, editable, edits, shows, thoughts
 from lrt.files import write_text
 from lrt.listener import LocalListener, p_of
-from lrt.models import Loaded, answer_token_ids, load
+from lrt.models import Loaded, answer_token_ids, load, weights_digest
 from lrt.pairs import png, swap_tints, tiny_pairs
 from lrt.profiles import profile
 from lrt.prompts import heard, listener_continuation
@@ -85,7 +85,7 @@ def write(folder: str | Path, static: str | Path, report=print) -> dict:
     models = {}
     for name, one in loaded.items():
         models[name] = {"file": f"models/{name}.onnx", "features": f"features/{name}.bin",
-                        "width": one.model.config.text_config.hidden_size, "made_from": browser.weights_digest(name)}
+                        "width": one.model.config.text_config.hidden_size, "made_from": weights_digest(name)}
         if before.get(name) != models[name] or not (folder / models[name]["file"]).is_file():
             browser.export(one, folder / models[name]["file"])
             report(f"{name}: {(folder / models[name]['file']).stat().st_size / 1e6:.1f} MB")

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import lrt
+from lrt.files import json_object
 from lrt.profiles import PROFILES, Profile
 
 FORMAT = 1
@@ -55,7 +56,7 @@ def read(file: str | Path) -> tuple[dict, dict[str, bytes]]:
         check_part(f"{file}, {name}", data)
     settings, seed = PROFILES[manifest["profile"]], manifest["seed"]
     for run in RUNS:
-        if faults := differing(run, as_object(files[f"{run}/settings.json"], f"{file}, {run}"), settings, seed):
+        if faults := differing(run, json_object(files[f"{run}/settings.json"], f"{file}, {run}"), settings, seed):
             raise ValueError(f"{file}: {run} is a run of other settings than {settings.name}'s: "
                              f"{'; '.join(faults[:3])}")
         steps = [json.loads(line).get("step") for line in files[f"{run}/log.jsonl"].splitlines()]
@@ -101,7 +102,7 @@ def _bytes(file, archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) ->
 
 def _manifest(file, data: bytes) -> dict:
     """The first file, checked: form, version, profile, base."""
-    said = as_object(data, f"{file}, {MANIFEST}")
+    said = json_object(data, f"{file}, {MANIFEST}")
     listed = said.get("files")
     whole = isinstance(listed, dict) and all(
         isinstance(of, dict) and type(of.get("bytes")) is int and of["bytes"] >= 0 and isinstance(of.get("sha256"), str)
@@ -147,9 +148,9 @@ def differing(run: str, found: Mapping, settings: Profile, seed: int) -> list[st
 
 def base_digest(settings: Profile) -> str:
     """SHA-256 of the weights that the profile's runs begin from."""
-    from lrt.models import find
+    from lrt.models import weights_digest
 
-    return digest((Path(find(settings.reasoner)) / "model.safetensors").read_bytes())
+    return weights_digest(settings.reasoner)
 
 
 # --- what the parts must be ------------------------------------------------------------------------------------------
@@ -159,13 +160,13 @@ def check_part(name: str, data: bytes) -> None:
     """ValueError unless a file of this name is what it says: JSON objects, whole JSON lines, a small plain table."""
     if name.endswith(".jsonl"):
         for i, line in enumerate(data.splitlines(), start=1):
-            as_object(line, f"{name}, line {i}")
+            json_object(line, f"{name}, line {i}")
     elif name.endswith(".parquet"):
         _check_table(name, data)
     elif "records/" in name:
         _check_records(name, data)
     elif name.endswith(".json"):
-        as_object(data, name)
+        json_object(data, name)
 
 
 def _check_table(name: str, data: bytes) -> None:
@@ -213,16 +214,6 @@ def check_weights(name: str, data: bytes, base: Path) -> None:
         own = found[key]
         if own.shape != value.shape or own.dtype != value.dtype or not torch.isfinite(own).all():
             raise ValueError(f"{name}: {key} is not {value.dtype} of shape {tuple(value.shape)} with finite numbers")
-
-
-def as_object(data: bytes, name: str) -> dict:
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name}: not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{name}: expected an object")
-    return found
 
 
 def digest(data: bytes) -> str:

@@ -31,7 +31,6 @@ from lrt.course.archive import (
     NAME,
     PARTS,
     RUNS,
-    as_object,
     asked,
     base_digest,
     check_part,
@@ -40,6 +39,7 @@ from lrt.course.archive import (
     digest,
     read,
 )
+from lrt.files import json_object
 from lrt.profiles import PROFILES, Profile
 
 NOTEBOOK = "01_data.ipynb"  # where it lies, the others do
@@ -113,7 +113,7 @@ def sizes(manifest: Mapping) -> dict[str, int]:
 
 def profile_of(folder: Path) -> tuple[Profile, int]:
     """(profile, seed) that the three runs of a folder were made with. ValueError if they are of no profile."""
-    found = {run: as_object((folder / run / "settings.json").read_bytes(), f"{folder / run}/settings.json")
+    found = {run: json_object((folder / run / "settings.json").read_bytes(), f"{folder / run}/settings.json")
              for run in RUNS}
     seed = found["sft"].get("seed")
     for settings in PROFILES.values():

@@ -22,7 +22,7 @@ from lrt.files import read_lines, write_json, write_lines
 from lrt.machine.bench_arms import ARMS
 from lrt.machine.bench_model import GIB, SMALL, Bench, Geometry
 from lrt.machine.shapes import SIZES, meta_model, parameters, qwen_config
-from lrt.study.cell import machine
+from lrt.study.cell import git_commit, machine
 
 SAME = ("size", "device", "geometry", "hardware", "commit")  # of all arms of a size in one file
 
@@ -47,7 +47,7 @@ def bench_gpu(
     geometry = geometry or (SMALL if size == "tiny" else Geometry())
     bench, out = Bench(size, device, geometry), Path(out)
     call = {"size": size, "device": device, "geometry": asdict(geometry), "hardware": hardware(device),
-            "commit": commit or git_commit()}
+            "commit": commit or git_commit("lrt")}
     records = read_lines(out)
     done = finished(records, call, out)
     failed = []
@@ -100,17 +100,6 @@ def hardware(device: str) -> dict:
         return {"name": "CPU"}
     properties = torch.cuda.get_device_properties(0)
     return {"name": properties.name, "gib": round(properties.total_memory / GIB), "cuda": torch.version.cuda}
-
-
-def git_commit() -> str | None:
-    """The commit, with "+" where the package was changed since; None where there is no git or no checkout."""
-    folder = Path(__file__).parents[1]
-    asked = [["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", str(folder)]]
-    try:
-        said = [subprocess.check_output(["git", *words], cwd=folder, stderr=subprocess.DEVNULL) for words in asked]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return said[0].decode().strip() + "+" * bool(said[1].strip())
 
 
 def finished(records: list[dict], call: dict, out: Path) -> set[str]:

@@ -20,7 +20,6 @@ null says that there is no prediction, and so does a line that is not there: ref
 asked for, never left out. Other keys are ignored.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lrt.files import write_lines
+from lrt.files import json_object, write_lines
 from lrt.metrics import answers
 from lrt.real.ranked import Pair, Ranked, pair_id, pairs_of
 
@@ -96,19 +95,10 @@ def _lines(path: Path) -> Iterator[tuple[str, dict]]:
                 if len(text) == BIGGEST:
                     raise ValueError(f"{where}: too long for a prediction; is it JSON lines, one object a line?")
                 if text.strip():
-                    yield where, _object(text, where)
+                    yield where, json_object(text, where, "; a file of predictions has one object a line",
+                                             ', {"prompt_id": ...}')
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from None
-
-
-def _object(text: str, where: str) -> dict:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error}); a file of predictions has one object a line") from None
-    if not isinstance(line, dict):
-        raise ValueError(f'{where}: expected an object, {{"prompt_id": ...}}')
-    return line
 
 
 def _form(line: dict, where: str) -> str:
@@ -155,9 +145,7 @@ def _choice(value: object, where: str) -> int:
 
 def write(predictions: Predictions, path: str | Path) -> None:
     """The file of these predictions, whole or not at all."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    names = FORMS[predictions.form]
-    write_lines(Path(path), (dict(zip(names, (*key, value), strict=True)) for key, value in predictions.values.items()))
+    _write(path, predictions.form, predictions.values.items())
 
 
 def template(ranked: Iterable[Ranked], path: str | Path, form: str) -> int:
@@ -177,9 +165,13 @@ def template(ranked: Iterable[Ranked], path: str | Path, form: str) -> int:
             names = [name for a, b in combinations(row.images, 2) for name in ((a, b), (b, a))]
         keys += [(row.prompt_id, *name) for name in names]
     keys = list(dict.fromkeys(keys))  # a prompt may be listed twice with the same images
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_lines(Path(path), (dict(zip(FORMS[form], (*key, None), strict=True)) for key in keys))
+    _write(path, form, ((key, None) for key in keys))
     return len(keys)
+
+
+def _write(path: str | Path, form: str, items: Iterable[tuple[tuple[str, ...], object]]) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_lines(Path(path), (dict(zip(FORMS[form], (*key, value), strict=True)) for key, value in items))
 
 
 # --- from our own judgements ----------------------------------------------------------------------------------------

@@ -171,11 +171,20 @@ def code_version() -> dict:
     folder = Path(__file__).parents[1]
     source = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))).hexdigest()[:16]
     found = {"lrt": version("lrt"), "source": source}
-    asked = [["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", "lrt", "data/models"]]
-    answers = [subprocess.run(["git", *words], cwd=folder.parent, capture_output=True, text=True) for words in asked]
-    if all(answer.returncode == 0 for answer in answers):
-        found["commit"] = answers[0].stdout.strip() + ("+" if answers[1].stdout.strip() else "")
-    return found
+    commit = git_commit("lrt", "data/models")
+    return found | {"commit": commit} if commit else found
+
+
+def git_commit(*paths: str) -> str | None:
+    """The commit, with "+" where one of the repository's paths was changed since; None where there is no git or no
+    checkout."""
+    asked = [["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--", *paths]]
+    try:
+        said = [subprocess.check_output(["git", *words], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL,
+                                        text=True) for words in asked]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said[0].strip() + "+" * bool(said[1].strip())
 
 
 def machine() -> dict:
