@@ -1,4 +1,4 @@
-"""What every test shares: no network, one thread a process, a spoken skip where a GPU is missing, one built book."""
+"""What every test shares: no network, one thread a process, a spoken skip without a GPU, one run of the course."""
 
 import os
 
@@ -11,10 +11,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
 
+LONG = ("course", "test_browser.py", "test_colab.py", "test_book.py", "test_sharded.py")  # started first
 
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Skip tests marked `gpu` where there is no CUDA device; `-ra` in pyproject.toml then says so."""
-    needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    """Share the tests among processes (`--dist loadgroup`) by file, those that need the one run of the main job
+    together, the longest first; skip those for a GPU where there is none."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("course" if "course" in item.fixturenames else item.path.name))
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.get_closest_marker("xdist_group").args[0], len(LONG)))
+    _skip_without_gpu([item for item in items if item.get_closest_marker("gpu")])
+
+
+def _skip_without_gpu(needing_gpu):
+    """`-ra` in pyproject.toml then says so."""
     if not needing_gpu:
         return
     import torch
@@ -23,6 +35,14 @@ def pytest_collection_modifyitems(items):
         skip = pytest.mark.skip(reason="no CUDA device here; run `pytest -m gpu` on a machine with one")
         for item in needing_gpu:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory):
+    """One run of the main job under the profile `ci`; all tests with it are run in one process."""
+    import course_run
+
+    return course_run.run(tmp_path_factory.mktemp("course"))
 
 
 @pytest.fixture(scope="session")

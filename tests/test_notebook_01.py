@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import papermill
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,38 +56,9 @@ def test_the_interval_is_the_package_s(rows, seed):
 # --- the whole notebook --------------------------------------------------------------------------------------
 
 
-def solutions(notebook):
-    """The code of the folded solutions, in order."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    return re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", text, re.S)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(folder of the run, executed notebook, texts that the solutions print) under the profile `ci`."""
-    folder = tmp_path_factory.mktemp("01")
-    notebook = nbformat.read(NOTEBOOK, 4)
-    answers = [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
-    notebook.cells += answers
-    nbformat.write(notebook, folder / "in.ipynb")
-    parameters = {"profile": "ci", "run_dir": str(folder), "seed": 0}
-    assert set(papermill.inspect_notebook(str(NOTEBOOK))) == set(parameters)
-    executed = papermill.execute_notebook(
-        folder / "in.ipynb", folder / "out.ipynb", parameters, cwd=folder, kernel_name="python3", progress_bar=False
-    )
-    executed = nbformat.from_dict(executed)
-    return folder, executed, [said(cell) for cell in executed.cells[-len(answers) :]]
-
-
-def said(cell):
-    """All text that a cell put out."""
-    out = cell.get("outputs", [])
-    return "".join(o.get("text", "") + "".join(map(str, o.get("data", {}).values())) for o in out)
-
-
 @pytest.mark.notebooks
-def test_records_are_the_reference_lines(run):
-    folder, _, _ = run
+def test_records_are_the_reference_lines(course):
+    folder = course.out
     records = stats.load_records(folder / "records" / "01_data.json")
     splits = profiles.profile("ci").splits
     found = {(r.method, r.split, r.metric): r for r in records}
@@ -107,12 +77,10 @@ def test_records_are_the_reference_lines(run):
 
 
 @pytest.mark.notebooks
-def test_figures_and_what_the_reader_is_told(run):
-    folder, executed, _ = run
-    told = "".join(map(said, executed.cells))
-    figures = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert figures == set(re.findall(r'show\([^"]*"(\w+)", alt=', "".join(c.source for c in executed.cells)))
-    assert told.count('alt="') == len(figures)
+def test_figures_and_what_the_reader_is_told(course):
+    told, (named, drawn) = course.told("01_data"), course.figures_of("01_data")
+    assert named == drawn
+    assert told.count('alt="') == len(drawn)
     assert "pairs.csv, row 2 (line 3), column votes_1" in told  # the wrong row
     assert "not a prompt of the tiny world: 'a cat on a mat'" in told
     assert "the same scenes at every dial: True" in told
@@ -123,8 +91,8 @@ def test_figures_and_what_the_reader_is_told(run):
 
 
 @pytest.mark.notebooks
-def test_solutions_give_what_their_text_says(run):
-    _, _, (noisier, agreement, orders, difference, subtle) = run
+def test_solutions_give_what_their_text_says(course):
+    noisier, agreement, orders, difference, subtle = course.answers("01_data")
     bounds = [float(x) for x in re.findall(r": ([\d.]+) %", noisier)]
     assert bounds == sorted(bounds) and 50 < bounds[0] and bounds[-1] < 100
     reached = [float(x) for x in re.findall(r": ([\d.]+) %", agreement)]

@@ -7,7 +7,6 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
-import papermill
 import pytest
 import torch
 from hypothesis import given
@@ -68,38 +67,9 @@ def test_only_scored_tokens_count(seed, scored):
 # --- the whole notebook ----------------------------------------------------------------------------------------------
 
 
-def solutions(notebook):
-    """The code of the folded solutions, in order."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    return re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", text, re.S)
-
-
-def said(cell):
-    """All text that a cell put out."""
-    out = cell.get("outputs", [])
-    return "".join(o.get("text", "") + "".join(map(str, o.get("data", {}).values())) for o in out)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(folder of the run, executed notebook, texts that the solutions print) under the profile `ci`."""
-    folder = tmp_path_factory.mktemp("02")
-    notebook = nbformat.read(NOTEBOOK, 4)
-    answers = [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
-    notebook.cells += answers
-    nbformat.write(notebook, folder / "in.ipynb")
-    parameters = {"profile": "ci", "run_dir": str(folder), "seed": 0}
-    assert set(papermill.inspect_notebook(str(NOTEBOOK))) == set(parameters)
-    executed = papermill.execute_notebook(
-        folder / "in.ipynb", folder / "out.ipynb", parameters, cwd=folder, kernel_name="python3", progress_bar=False
-    )
-    executed = nbformat.from_dict(executed)
-    return folder, executed, [said(cell) for cell in executed.cells[-len(answers) :]]
-
-
 @pytest.mark.notebooks
-def test_records_of_base_and_sft(run):
-    folder, _, _ = run
+def test_records_of_base_and_sft(course):
+    folder = course.out
     records = stats.load_records(folder / "records" / "02_sft.json")
     found = {(r.method, r.split, r.metric): r for r in records}
     assert len(found) == len(records)
@@ -118,8 +88,8 @@ def test_records_of_base_and_sft(run):
 
 @pytest.mark.notebooks
 @pytest.mark.parametrize("method", ["base", "sft"])
-def test_judgements_are_those_of_the_records(run, method):
-    folder, _, _ = run
+def test_judgements_are_those_of_the_records(course, method):
+    folder = course.out
     records = stats.load_records(folder / "records" / "02_sft.json")
     frames = {p.stem: pd.read_parquet(p) for p in (folder / "judgements" / method).glob("*.parquet")}
     assert set(frames) == {*profiles.profile("ci").splits, "tint_uninformative-swapped"}
@@ -133,23 +103,21 @@ def test_judgements_are_those_of_the_records(run, method):
 
 
 @pytest.mark.notebooks
-def test_figures_and_what_the_reader_is_told(run):
-    folder, executed, _ = run
-    told = "".join(map(said, executed.cells))
-    figures = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert figures == set(re.findall(r'show\([^"]*"(\w+)", alt=', "".join(c.source for c in executed.cells)))
+def test_figures_and_what_the_reader_is_told(course):
+    told, (named, drawn) = course.told("02_sft"), course.figures_of("02_sft")
+    assert named == drawn
     assert "33 tokens, 8 of them image tokens" in told
     assert re.search(r"our loss (\d+\.\d+), the one of transformers \1", told)
     coin, tint, content = (float(x) for x in re.findall(r"<td>(0\.\d+)</td>\s*<td>0\.\d+</td>\s*</tr>", told)[:3])
     assert coin == 0.693 > tint > content > 0.2
-    assert (folder / "sft" / "model" / "model.safetensors").exists()
+    assert (course.out / "sft" / "model" / "model.safetensors").exists()
     assert re.search(r"\*\*Accuracy in distribution (rose|fell|did not clearly change), and ", told)
     assert "nan" not in re.sub(r'base64,[^"]*', "", told).lower()
 
 
 @pytest.mark.notebooks
-def test_solutions_give_what_their_text_says(run):
-    _, _, (counting, counts, flips, traces, new_pairs) = run
+def test_solutions_give_what_their_text_says(course):
+    counting, counts, flips, traces, new_pairs = course.answers("02_sft")
     assert "the labels of this notebook: True" in counting
     estimated, true = (float(x) for x in re.search(r"from counts ([\d.]+), true ([\d.]+)", counts).groups())
     assert estimated < true and "a coin 0.116" in counts

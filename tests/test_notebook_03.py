@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
-import papermill
 import pytest
 import torch
 from hypothesis import given, settings
@@ -84,38 +83,9 @@ def test_loss_and_gradient_are_the_package_s_and_autograd_s(seed):
 # --- the whole notebook --------------------------------------------------------------------------------------
 
 
-def solutions(notebook):
-    """The code of the folded solutions, in order."""
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    return re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", text, re.S)
-
-
-def said(cell):
-    """All text that a cell put out."""
-    out = cell.get("outputs", [])
-    return "".join(o.get("text", "") + "".join(map(str, o.get("data", {}).values())) for o in out)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(folder of the run, executed notebook, texts that the solutions print) under the profile `ci`."""
-    folder = tmp_path_factory.mktemp("03")
-    notebook = nbformat.read(NOTEBOOK, 4)
-    answers = [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
-    notebook.cells += answers
-    nbformat.write(notebook, folder / "in.ipynb")
-    parameters = {"profile": "ci", "run_dir": str(folder), "seed": 0}
-    assert set(papermill.inspect_notebook(str(NOTEBOOK))) == set(parameters)
-    executed = papermill.execute_notebook(
-        folder / "in.ipynb", folder / "out.ipynb", parameters, cwd=folder, kernel_name="python3", progress_bar=False
-    )
-    executed = nbformat.from_dict(executed)
-    return folder, executed, [said(cell) for cell in executed.cells[-len(answers) :]]
-
-
 @pytest.mark.notebooks
-def test_records_are_of_the_trained_method_on_every_split(run):
-    folder, _, _ = run
+def test_records_are_of_the_trained_method_on_every_split(course):
+    folder = course.out
     records = stats.load_records(folder / "records" / "03_grpo.json")
     found = {(r.split, r.metric): r for r in records}
     assert len(found) == len(records) and {(r.method, r.seed) for r in records} == {("grpo", 0)}
@@ -131,9 +101,8 @@ def test_records_are_of_the_trained_method_on_every_split(run):
 
 
 @pytest.mark.notebooks
-def test_the_reader_sees_both_iterations_agree_with_trl(run):
-    _, executed, _ = run
-    told = "".join(map(said, executed.cells))
+def test_the_reader_sees_both_iterations_agree_with_trl(course):
+    told = course.told("03_grpo")
     ours, theirs = re.search(r"our loss (\S+), TRL's (\S+)", told).groups()
     assert abs(float(ours)) < 1e-2 and float(ours) == pytest.approx(float(theirs), abs=1e-6)
     norms = re.search(r"norm of the gradient: ours (\S+), TRL's (\S+)", told).groups()
@@ -143,19 +112,17 @@ def test_the_reader_sees_both_iterations_agree_with_trl(run):
 
 
 @pytest.mark.notebooks
-def test_figures_and_what_the_reader_is_told(run):
-    folder, executed, _ = run
-    told = "".join(map(said, executed.cells))
-    figures = {path.stem for path in (folder / "figures").glob("*.png")}
-    assert figures == set(re.findall(r'show\([^"]*"(\w+)", alt=', "".join(c.source for c in executed.cells)))
+def test_figures_and_what_the_reader_is_told(course):
+    told, (named, drawn) = course.told("03_grpo"), course.figures_of("03_grpo")
+    assert named == drawn
     assert 'class="lrt-viewer"' in told and "step 0 (" in told
     assert "nan" not in re.sub(r'(?i)base64,[^"]*', "", told).lower()
     assert "warning" not in told.lower()
 
 
 @pytest.mark.notebooks
-def test_solutions_give_what_their_text_says(run):
-    _, _, (two, at_one, leash, clipped, hasty) = run
+def test_solutions_give_what_their_text_says(course):
+    two, at_one, leash, clipped, hasty = course.answers("03_grpo")
     assert two.count("0.707") == 4 and two.count("0.697") == 2
     losses = np.array(re.findall(r"dapo (\S+), grpo (\S+)", at_one), dtype=float)
     assert (abs(losses[:, 1]) < 1e-5).all() and losses[1, 0] < -0.01  # zero in every batch; about lengths

@@ -39,11 +39,11 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(out):
-    """What its cells printed, and the Markdown that they showed."""
+    """What its cells printed, and the Markdown that they showed. What is printed comes in pieces, cut anywhere."""
     notebook = nbformat.read(out / "notebooks" / NOTEBOOK.name, as_version=4)
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in shown if output.output_type == "error"]
-    return "\n".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "") for output in shown)
+    return "".join(output.get("text", "") or output.get("data", {}).get("text/markdown", "") + "\n" for output in shown)
 
 
 def cell(cell_id):

@@ -20,11 +20,9 @@ MAIN = "tint_uninformative"
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def out(course):
     """The folder of one run of the main job."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    tutorial.run("ci", folder)
-    return folder
+    return course.out
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +118,9 @@ def test_the_page_shows_all_methods_and_its_figures(out, records):
     assert not [cell["why"] for _, cells in rows for cell in cells if cell["why"]], "no hole in methods x splits"
 
 
-def test_asked_again_there_is_nothing_left_to_do(out, capsys):
+def test_asked_again_there_is_nothing_left_to_do(course, out, capsys):
     before = (out / "state.json").read_text()
-    tutorial.run_notebooks(tutorial.default_notebooks(), "ci", out)
+    tutorial.run_notebooks(course.notebooks, "ci", out)
     said = capsys.readouterr().err
     assert said.count("already done") == len(NAMES) and (out / "state.json").read_text() == before
     assert set(json.loads(before)) == set(NAMES)

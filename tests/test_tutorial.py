@@ -103,6 +103,31 @@ save_records([Record({method!r}, "in_distribution", "accuracy", value, value - 0
     assert str(page) in printed and "grpo_listener" in printed and "63" in printed and "one seed" in printed
 
 
+@pytest.mark.parametrize(("unlucky", "ends_well"), [(1, True), (2, False)])
+def test_a_kernel_whose_port_was_taken_is_started_once_more(tmp_path, monkeypatch, unlucky, ends_well):
+    """What jupyter_client and the kernel print when another program binds a port between its choice and its use."""
+    out, shown, begun, start = tmp_path / "out", display(), [], jobs.start
+    words = ("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:56905')",
+             "RuntimeError: Kernel died before replying to kernel_info")
+
+    def unlucky_start(path, executed, *rest):
+        begun.append(path.stem)
+        if len(begun) > unlucky:
+            return start(path, executed, *rest)
+        jobs.log_of(executed).write_text("\n".join(words))
+        return jobs.Job(path, executed, subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"]), time.time())
+
+    monkeypatch.setattr(jobs, "start", unlucky_start)
+    groups = [[notebook(tmp_path / "01_data.ipynb")]]
+    if ends_well:
+        tutorial.run_notebooks(groups, "ci", out, shown)
+    else:
+        with pytest.raises(tutorial.NotebookFailed, match="Kernel died before replying"):
+            tutorial.run_notebooks(groups, "ci", out, shown)
+    assert begun == ["01_data"] * 2 and runs(out, "01_data") == ends_well
+    assert "its kernel found a port taken; started again" in shown.stream.getvalue()
+
+
 def test_an_unknown_parameter_fails_before_anything_runs(tmp_path):
     groups = [[notebook(tmp_path / "a.ipynb")], [notebook(tmp_path / "b.ipynb", parameters='profile = "laptop"')]]
     with pytest.raises(ValueError, match=r"b\.ipynb: no parameter run_dir; its parameters cell has profile"):

@@ -29,10 +29,14 @@ OFFLINE = dict.fromkeys(
 class Job:
     """A notebook and the papermill process that runs it."""
 
-    name: str
+    path: Path
     executed: Path  # its executed copy, written cell by cell
     process: subprocess.Popen
     started: float  # seconds since 1970, as file times are
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
 
 
 def start(path: Path, executed: Path, given: dict, threads: int | None = None, keep_open: Iterable[int] = ()) -> Job:
@@ -48,11 +52,23 @@ def start(path: Path, executed: Path, given: dict, threads: int | None = None, k
     with open(log_of(executed), "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
                                    pass_fds=list(keep_open))
-    return Job(path.stem, executed, process, time.time())
+    return Job(path, executed, process, time.time())
 
 
 def log_of(executed: Path) -> Path:
     return executed.with_suffix(".log")
+
+
+def lost_its_port(job: Job) -> bool:
+    """Did the kernel of a job that failed end before its first cell, because somebody took a port meant for it?
+
+    jupyter_client chooses free ports and the kernel binds them a moment later: with several kernels at once, now and
+    then another one is faster. Nothing was run, so the notebook can simply be started again."""
+    try:
+        text = log_of(job.executed).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "Address already in use" in text and "Kernel died before replying" in text
 
 
 def check_parameters(path: Path, given: dict) -> None:

@@ -87,12 +87,16 @@ def run_notebooks(groups: Groups, profile: str, out: str | Path, display: Displa
             for path in group:
                 if path not in todo:
                     board.finished(path.stem, "already done")
+            threads = 1 if len(todo) > 1 else None
             running: list[Job] = []
+
+            def start(path, threads=threads):
+                return jobs.start(path, out / "notebooks" / path.name, given, threads, [lock])
+
             try:
                 for path in todo:
-                    threads = 1 if len(todo) > 1 else None
-                    running.append(jobs.start(path, out / "notebooks" / path.name, given, threads, [lock]))
-                failures = _watch(running, board, keys, out)
+                    running.append(start(path))
+                failures = _watch(running, board, keys, out, start)
             finally:
                 jobs.stop(running)
             if failures:
@@ -104,10 +108,10 @@ def _stage(name, settings):
     return Stage(name, expected, total=getattr(settings, TRAINS[name][1]) if name in TRAINS else 0)
 
 
-def _watch(started, board, keys, out):
-    """Wait for the jobs of a group; returns what to say of those that failed. One that fails leaves the others running:
-    their work is not lost."""
-    failures, running = [], list(started)
+def _watch(running, board, keys, out, start):
+    """Wait for the jobs of a group (`running` loses those that end); returns what to say of those that failed. One that
+    fails leaves the others running: their work is not lost."""
+    failures, again = [], set()
     while running:
         time.sleep(0.2)
         for job in running:
@@ -118,6 +122,10 @@ def _watch(started, board, keys, out):
                 jobs.log_of(job.executed).unlink(missing_ok=True)
                 remember(job.name, keys[job.name], board.stages[job.name].elapsed, out)
                 board.finished(job.name, f"done in {clock(board.stages[job.name].elapsed)}")
+            elif jobs.lost_its_port(job) and job.name not in again:
+                again.add(job.name)
+                board.display.say(f"{job.name}: its kernel found a port taken; started again")
+                running.append(start(job.path))
             else:
                 failures.append(jobs.describe_failure(job.executed))
                 others = " and ".join(other.name for other in running)
