@@ -6,7 +6,7 @@
 
 PYTHON      ?= python3
 TORCH_ARGS  ?=
-PYTEST_ARGS ?= -n 2 --dist loadgroup --no-loadscope-reorder tests
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder tests
 
 BIN   := .venv/bin
 PIP   := $(BIN)/python -m pip --disable-pip-version-check

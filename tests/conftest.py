@@ -1,4 +1,4 @@
-"""What every test shares: no network, one thread a process, a spoken skip without a GPU, one run of the course."""
+"""What every test shares: no network, one thread a process, a spoken skip where a GPU is missing, one built book."""
 
 import os
 
@@ -11,17 +11,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
 
-LONG = ("course", "test_browser.py", "test_colab.py", "test_book.py", "test_sharded.py")  # started first
+FIRST = ("test_notebooks.py", "test_browser.py", "test_colab.py", "test_book.py", "test_sharded.py")  # the longest
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Share the tests among processes (`--dist loadgroup`) by file, those that need the one run of the main job
-    together, the longest first; skip those for a GPU where there is none."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("course" if "course" in item.fixturenames else item.path.name))
-    place = {name: i for i, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.get_closest_marker("xdist_group").args[0], len(LONG)))
+    """The longest files first, so that no process is left with one at the end; a skip for tests without their GPU."""
+    place = {name: i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(FIRST)))
     _skip_without_gpu([item for item in items if item.get_closest_marker("gpu")])
 
 
@@ -35,14 +31,6 @@ def _skip_without_gpu(needing_gpu):
         skip = pytest.mark.skip(reason="no CUDA device here; run `pytest -m gpu` on a machine with one")
         for item in needing_gpu:
             item.add_marker(skip)
-
-
-@pytest.fixture(scope="session")
-def course(tmp_path_factory):
-    """One run of the main job under the profile `ci`; all tests with it are run in one process."""
-    import course_run
-
-    return course_run.run(tmp_path_factory.mktemp("course"))
 
 
 @pytest.fixture(scope="session")
