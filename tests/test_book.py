@@ -210,7 +210,7 @@ def test_committed_packages_are_pinned_and_the_vendored_folder_is_ignored():
 
 def test_every_module_stands_in_one_room_and_has_a_first_sentence(tmp_path):
     files = [path.relative_to(ROOT / "lrt").with_suffix("") for path in (ROOT / "lrt").rglob("*.py")]
-    there = {".".join(file.parts) for file in files if file.name != "__init__"} - set(book_lists.NOT_SHOWN)
+    there = {".".join(f.parts) for f in files if f.name != "__init__" and f.parts[0] != book_lists.NOT_SHOWN}
     named = [name for names in book_lists.rooms_of(ROOT / "lrt").values() for name in names]
     assert sorted(named) == sorted(there)
     assert [name for name in named if not book_lists.about(ROOT / "lrt" / f"{name.replace('.', '/')}.py")] == []

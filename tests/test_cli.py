@@ -10,8 +10,9 @@ import pytest
 from listener_server import says, serving
 from typer.testing import CliRunner
 
-from lrt import cli, judging, models, pairs, pretrain, tiny, traces
-from lrt.cli import app, printable
+from lrt import judging, models, pairs, pretrain, tiny, traces
+from lrt.cli import app, options, training
+from lrt.cli.options import printable
 from lrt.machine import doctor
 from lrt.stats import load_records
 
@@ -239,15 +240,15 @@ def test_a_listener_that_does_not_answer_is_refused_before_training(model, tmp_p
 
 def test_the_summary_says_what_the_listener_missed_and_how_to_go_on(capsys):
     log = [{"reward": 1.0, "listener/unscored_groups": share} for share in (0.0, 0.5)]
-    files = cli.brought(Path("train.json"), "hpdv2", Path("images"), None, False)
-    options = cli._to_evaluate(cli.AnyProfileName["colab-t4"], ["weights=4bit"], files)
-    cli._done(log, Path("runs/x"), "reward", options)
+    files = options.brought(Path("train.json"), "hpdv2", Path("images"), None, False)
+    asked = training._to_evaluate(options.AnyProfileName["colab-t4"], ["weights=4bit"], files)
+    training._done(log, Path("runs/x"), "reward", asked)
     said = capsys.readouterr().out
     assert "groups that the listener did not score: 25.0 %" in said
     model = Path("runs/x/model")
     assert (f"next:  lrt evaluate --model {model} --profile colab-t4 --set weights=4bit --source hpdv2 "
             "--pairs TEST_FILES --images FOLDER\n") in said
-    cli._done([{"reward": 1.0}], Path("runs/x"), "reward")
+    training._done([{"reward": 1.0}], Path("runs/x"), "reward")
     said = capsys.readouterr().out
     assert "listener" not in said and said.endswith(f"lrt evaluate --model {model}\n")
 

@@ -111,7 +111,7 @@ def test_files_are_looked_at_before_a_model_is_loaded(monkeypatch, tmp_path):
     def load(*_, **__):
         raise AssertionError("the model was loaded first")
 
-    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(cli.judging, "load", load)
     for command in (["evaluate"], ["train", "sft"], ["train", "grpo"]):
         asked = [*command, "--model", "owner/large", "--source", "imagereward"]
         no_images = lrt(*asked, "--pairs", IMAGEREWARD.path, code=2)

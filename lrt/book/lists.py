@@ -135,13 +135,13 @@ ROOMS = {
                     "machine.run_cost"),
 }
 OTHER = "Further modules"
-NOT_SHOWN = ("cli",)  # the command line has a page of its own
+NOT_SHOWN = "cli"  # the command line has a page of its own
 
 
 def rooms_of(package: Path) -> dict[str, list[str]]:
     """Room -> its modules that are there; a module that no room names stands under `OTHER`."""
     files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py")]
-    there = {".".join(file.parts) for file in files if file.name != "__init__"} - set(NOT_SHOWN)
+    there = {".".join(file.parts) for file in files if file.name != "__init__" and file.parts[0] != NOT_SHOWN}
     found = {room: [name for name in names if name in there] for room, names in ROOMS.items()}
     found[OTHER] = sorted(there - {name for names in ROOMS.values() for name in names})
     return {room: names for room, names in found.items() if names}

@@ -1,0 +1,5 @@
+"""`python -m lrt.cli` is `lrt`."""
+
+from lrt.cli import app
+
+app()
