@@ -64,11 +64,14 @@ def pairs_grid(rows, n=6, titles=None):
 
 def learning_curves(logs, keys=CURVES, smooth=9):
     """Small multiples of training logs. logs: method -> one run (list of dict(step, ...)) or list of runs;
-    keys: log key -> panel title, or a list of keys. Faint: as logged; strong: mean of `smooth` entries."""
+    keys: log key -> panel title, or a list of keys. Faint: as logged; strong: mean of `smooth` entries, where a
+    run has more than two such means."""
     keys = keys if isinstance(keys, dict) else {key: CURVES.get(key, key) for key in keys}
     runs = {m: logs[m] if logs[m] and isinstance(logs[m][0], list) else [logs[m]] for m in in_order(logs)}
     n_cols, n_rows = min(4, len(keys)), math.ceil(len(keys) / 4)
-    title = f"Learning curves ({runs_text([len(r) for r in runs.values()])}; mean of {smooth} entries)"
+    smooth = smooth if max((len(run) for many in runs.values() for run in many), default=0) > 2 * smooth else 1
+    drawn = f"mean of {smooth} entries" if smooth > 1 else "as logged"
+    title = f"Learning curves ({runs_text([len(r) for r in runs.values()])}; {drawn})"
     fig, axes = figure(title, n_rows, n_cols, size=(max(6, 2.25 * n_cols), 1 + 1.9 * n_rows))
     for ax, (key, name) in zip(axes.flat, keys.items(), strict=False):
         for method, many in runs.items():
@@ -80,10 +83,18 @@ def learning_curves(logs, keys=CURVES, smooth=9):
         ax.set_xlabel("step", fontsize=9)
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        _flat_is_flat(ax)
     for ax in axes.flat[len(keys):]:
         ax.set_axis_off()
     legend(fig)
     return fig
+
+
+def _flat_is_flat(ax):
+    """Curves that never move get no axis on which rounding would look like movement."""
+    low, high = ax.dataLim.intervaly
+    if ax.lines and high - low < 1e-9:
+        ax.set_ylim(low - 0.5, high + 0.5)
 
 
 def _curve(ax, entries, method, smooth):

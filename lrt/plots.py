@@ -127,13 +127,15 @@ def contradiction_bars(records, metric="contradiction", split=None):
     """How often a listener (metric `contradiction/<listener>`), having read the trace, chooses otherwise than
     the reasoner answered: for each listener a bar a method and run."""
     wanted = _wanted(records, metric + "/", split)
-    fig, [[ax]] = figure(records_title(f"Contradiction of trace and answer, {_one_split(wanted)}", wanted))
+    verdict = "removed" if metric.endswith("no_verdict") else "kept"
+    fig, [[ax]] = figure(records_title(f"Contradiction, verdict {verdict}, {_one_split(wanted)}", wanted))
     for own, x, width in side_by_side(wanted, _listener):
         ax.bar(x, [r.value for r in own], width=0.9 * width, color=look(own[0].method)[1], alpha=0.3)
         points(ax, x, own, markersize=5)
     categories(ax, wanted, _listener)
     ax.set(ylabel="contradictions (% of completions)", xlabel="listener that reads the trace")
-    ax.set_ylim(bottom=0)
+    both = [r.high for r in records if r.metric.startswith("contradiction") and not math.isnan(r.high)]
+    ax.set_ylim(0, 1.05 * max(both, default=1))  # one axis for the verdict kept and removed
     percent(ax.yaxis)
     legend(fig)
     return fig
@@ -183,8 +185,8 @@ def accuracy_by_disagreement(bins, confidence=None, xlabel="disagreement: 1 - li
     accuracy, lo, hi, n); confidence: the same by the reasoner's own doubt, drawn beside it."""
     columns = {xlabel: bins} | ({"doubt: 1 - reasoner's p on its answer": confidence} if confidence else {})
     title = "Accuracy by the listener's disagreement" + " and the reasoner's own doubt" * bool(confidence)
-    fig, axes = figure(title + " (bars: intervals over prompts)", 2, len(columns), size=(8, 4.6),
-                       sharex="col", sharey="row", height_ratios=(3, 1))
+    fig, axes = figure(title + " (bars: intervals over prompts; white: fewer than 10 pairs)", 2, len(columns),
+                       size=(8.4, 4.6), sharex=True, sharey="row", height_ratios=(3, 1))
     for (name, table), (top, bottom) in zip(columns.items(), axes.T, strict=True):
         for j, method in enumerate(in_order(table)):
             _binned(top, bottom, method, table[method], j - (len(table) - 1) / 2, len(table))
@@ -203,8 +205,10 @@ def _binned(top, bottom, method, bins, place, n_methods):
     low, high, value, lo, hi, n = (np.array([b[key] for b in bins if b["n"]], dtype=float)
                                    for key in ("low", "high", "accuracy", "lo", "hi", "n"))
     middle, width = (low + high) / 2, 0.8 * (high - low) / n_methods
-    top.errorbar(middle + place * width / 3, value, np.maximum(0, [value - lo, hi - value]), color=colour,
-                 marker=marker, linewidth=1.2, capsize=2.5, label=label)
+    x, few = middle + place * width / 3, n < 10
+    top.errorbar(x, value, np.maximum(0, [value - lo, hi - value]), color=colour, marker=marker, linewidth=1.2,
+                 capsize=2.5, label=label)
+    top.plot(x[few], value[few], marker, color="white", markeredgecolor=colour, markersize=6, zorder=4)
     bottom.bar(middle + place * width, n, width=width, color=colour)
 
 

@@ -75,7 +75,7 @@ LIMITS = (
     "Many comparisons stand on this page. At 95 %, one in twenty may look clear by chance alone.",
     "Contradiction heard by the listener of the training is circular, for the reward is built from it. Only listeners "
     "that took no part in the training can say something new.",
-    "This is a tiny world of drawn shapes, with a reasoner of about 1.5 million parameters. The numbers are facts "
+    "This is a tiny world of drawn shapes, with a reasoner of about 1.25 million parameters. The numbers are facts "
     "about it, and no evidence for or against the paper's numbers on photographs.",
 )
 

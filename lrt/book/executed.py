@@ -3,7 +3,8 @@
 A copy has the cells of its source in `notebooks/` and the outputs of one run. What a run adds for itself is taken out:
 the cell of parameters that papermill injects (its profile stays, as metadata), times, widget state, the redrawn lines
 of progress bars, the machine's paths. Figures keep their size and their alternative text; their colours are reduced to
-a palette, the largest that keeps the file below `LIMIT`, as PNG or, where that is too large, as lossless WebP.
+a palette, the largest that keeps the file below `LIMIT`, as PNG or, where that is too large, as lossless WebP; none is so small
+that methods would lose their colours.
 """
 
 import base64
@@ -20,8 +21,8 @@ from PIL import Image
 import lrt
 from lrt.files import write_text
 
-LIMIT = 340_000  # bytes of a copy
-PALETTES = (("png", 256), ("png", 128), ("png", 64), ("png", 32), ("webp", 64), ("webp", 32), ("webp", 16))  # in turn
+LIMIT = 500_000  # bytes of a copy
+PALETTES = (("png", 256), ("webp", 256), ("webp", 128), ("webp", 64))  # in turn
 INJECTED = "injected-parameters"
 WIDGETS = "application/vnd.jupyter.widget-view+json"
 PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")

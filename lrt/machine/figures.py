@@ -34,8 +34,11 @@ def memory_bars(profiles: Sequence[Profile]):
 
 
 def hours_bars(profiles: Sequence[Profile]):
-    """A bar a profile: hours of a whole run by what they go to."""
-    fig = _bars({one.name: run_cost(one).hours for one in profiles}, "Hours of a whole run (estimate)", "hours")
+    """A bar a profile, with its pairs and cards: hours of a whole run by what they go to."""
+    runs = {one: run_cost(one) for one in profiles}
+    rows = {f"{one.name}: {run.pairs:,} pairs,\n{one.cards} card{'s' * (one.cards > 1)}": run.hours
+            for one, run in runs.items()}
+    fig = _bars(rows, "Hours of a whole run, each of another size (estimate)", "hours of the clock")
     legend(fig, ncols=4)
     return fig
 

@@ -110,6 +110,14 @@ def _flops(settings: Profile, rate: Throughput) -> tuple[float, float, float]:
     return reading, hearing, images + passes * whole
 
 
+def _on(settings: Profile, phase: str, hours: float) -> str:
+    """Which of several cards work in a phase; the others wait."""
+    apart = {"generation": settings.rollout_gpus, "listener": settings.listener_gpus, "update": settings.gpus}
+    if settings.cards == 1 or not (working := apart.get(phase)):
+        return ""
+    return f" on {working} of the cards: {hours * working:,.0f} card hours of work"
+
+
 def table(settings: Profile, rate: Throughput | None = None) -> str:
     """`run_cost` as text, with its assumptions."""
     rate = rate or assumed(settings)
@@ -117,7 +125,7 @@ def table(settings: Profile, rate: Throughput | None = None) -> str:
     lines = [
         f"{settings.name}: {cost.pairs:,} pairs, {cost.completions:,} completions; {cost.prompt_tokens / 1e6:,.0f} "
         f"million tokens of prompts and {cost.new_tokens / 1e6:,.0f} million new ones",
-        *(f"  {name:<12}{hours:>8.1f} h" for name, hours in cost.hours.items()),
+        *(f"  {name:<12}{hours:>8.1f} h{_on(settings, name, hours)}" for name, hours in cost.hours.items()),
         f"  {'together':<12}{sum(cost.hours.values()):>8.1f} h on {cards} card{'s' * (cards > 1)}: "
         f"{cost.gpu_hours:,.0f} GPU hours",
         f"Assumed ({rate.name}): {rate.peak / 1e12:.0f} TFLOPS at {rate.training:.0%} in training and "

@@ -122,7 +122,7 @@ def decide(claim: Claim, runs: Sequence[Run]) -> Decision:
     """
     of = {name: [run for run in runs if run.cell.method == name] for name in (claim.method, *claim.against)}
     compared = [
-        _compared(paired(of[claim.method], BASE if name == BASE else of[name], claim.measure), name, DRAWS)
+        _compared(paired(of[claim.method], BASE if name == BASE else of[name], claim.measure), name)
         for name in claim.against
     ]
     p = [c.p for c in compared]
@@ -135,8 +135,8 @@ def decide(claim: Claim, runs: Sequence[Run]) -> Decision:
     return Decision(claim, tuple(compared), verdict)
 
 
-def _compared(found: Paired, against: str, draws: int = 2000) -> Comparison:
-    interval, p = hierarchical(found.d_SB, found.prompt_id_B, n_boot=draws, level=1 - LEVEL)
+def _compared(found: Paired, against: str) -> Comparison:
+    interval, p = hierarchical(found.d_SB, found.prompt_id_B, n_boot=DRAWS, level=1 - LEVEL)
     known_SB = ~np.isnan(found.d_SB)
     seeds = tuple(s for s, any_pair in zip(found.seeds, known_SB.any(axis=1), strict=True) if any_pair)
     return Comparison(against, *interval[:3], p, NAN, int(known_SB.any(axis=0).sum()), seeds)

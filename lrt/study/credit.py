@@ -28,7 +28,14 @@ from lrt.prompts import parse, text_of, verdict_of
 from lrt.traces import share_true
 from lrt.world import parse_prompt
 
-PROPERTIES = ("statements", "verdict", "answer", "tint", "own")
+CREDITED = {  # properties of a completion, in the words of figures and sentences
+    "statements": "true statements",
+    "verdict": "right verdict",
+    "answer": "right answer",
+    "tint": "answer = warm image",
+    "own": "answer = own verdict",
+}
+PROPERTIES = tuple(CREDITED)
 
 
 def credit(advantages_N: np.ndarray, x_N: np.ndarray, group_N: Sequence) -> float:

@@ -14,11 +14,12 @@ from matplotlib.ticker import MaxNLocator
 
 from lrt.plots import accuracy_by_disagreement
 from lrt.study.claims import Effect
+from lrt.study.credit import CREDITED
 from lrt.study.outcomes import measure
 from lrt.study.tables import PLAIN, Split, over_seeds
 from lrt.style import BLACK, BLUE, GREEN, GREY, figure, in_order, legend, look, percent, runs_text, words
 
-FAINT = {"linewidth": 0.7, "alpha": 0.35}
+FAINT = {"linewidth": 0.8, "alpha": 0.6}
 
 
 def _something(table, what: str) -> None:
@@ -37,6 +38,13 @@ def _title(what: str, table: pd.DataFrame, bars: str) -> str:
     return f"{what} ({seeds}: no intervals)" if seeds == "one seed" else f"{what} ({seeds}; {bars})"
 
 
+def _within_shares(axes) -> None:
+    """No axis of shares beyond 0 and 100 %: an interval of few seeds may reach further, and means nothing there."""
+    for ax in axes:
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, -0.03), min(high, 1.03))
+
+
 def _spread(ax, mean: pd.DataFrame, method: str, band: bool = False, **style) -> None:
     """Means by step with their intervals, as bars or as a band."""
     label, colour, marker = look(method)
@@ -47,7 +55,7 @@ def _spread(ax, mean: pd.DataFrame, method: str, band: bool = False, **style) ->
         ax.fill_between(mean["step"], mean["low"], mean["high"], color=colour, alpha=0.13, linewidth=0)
     else:
         ends = np.maximum(0, [mean["mean"] - mean["low"], mean["high"] - mean["mean"]])
-        ax.errorbar(mean["step"], mean["mean"], ends, color=colour, linestyle="none", linewidth=1, capsize=1.5)
+        ax.errorbar(mean["step"], mean["mean"], ends, color=colour, linestyle="none", linewidth=0.9, alpha=0.5)
 
 
 def one_comparison(found: Split):
@@ -89,6 +97,7 @@ def over_training(table: pd.DataFrame, title: str = "Over training"):
                 ax.plot(plain["step"], plain["mean"], color=look(PLAIN)[1], linestyle="--", linewidth=1.2)
             _spread(ax, mean[mean["method"] == method], method)
         row[0].set_ylabel(words(measure(name).label, 16) + " (%)", fontsize=9)
+        _within_shares(row[:1])
         percent(row[0].yaxis)
     for ax, method in zip(axes[0], methods, strict=True):
         ax.set_title(look(method)[0], fontsize=9.5)
@@ -130,7 +139,7 @@ def paths(table: pd.DataFrame, x: str = "in_distribution", y: Sequence[str] = ("
     """Trajectories in the plane of two accuracies: lines are means over seeds, their last points large; small points
     the ends of single runs. table: `study_tables.curves` of x and all of y."""
     _something(table, "measurements")
-    title = f"Accuracy in distribution and elsewhere, over training ({_behind(table)}; small: ends of single runs)"
+    title = f"Accuracy in distribution and elsewhere ({_behind(table)}; white: start; small: ends of single runs)"
     fig, axes = figure(title, 1, len(y), size=(8.4, 4))
     wide = table.pivot_table(index=["method", "seed", "step"], columns="measure", values="value").reset_index()
     for ax, name in zip(axes[0], y, strict=True):
@@ -141,6 +150,8 @@ def paths(table: pd.DataFrame, x: str = "in_distribution", y: Sequence[str] = ("
             ends = own[own["step"] == own["step"].max()]
             ax.plot(ends[x], ends[name], marker, color=colour, markersize=4, alpha=0.45, linestyle="none")
             ax.plot(mean[x], mean[name], color=colour, linewidth=1.5, marker=marker, markersize=3.5)
+            ax.plot(mean[x].iloc[:1], mean[name].iloc[:1], marker, color="white", markersize=7, markeredgecolor=colour,
+                    zorder=4)
             ax.plot(mean[x].iloc[-1:], mean[name].iloc[-1:], marker, color=colour, markersize=9, label=label,
                     markeredgecolor="white", linestyle="none")
         ax.axhline(0.5, color=GREY, linestyle=":", linewidth=1)
@@ -155,6 +166,7 @@ def by_disagreement(bins: dict[str, list[dict]], seeds: int, listener: str):
     """`plots.accuracy_by_disagreement` for several seeds; bins: method -> `study_tables.accuracy_by_bin`."""
     _something(bins, "bins")
     fig = accuracy_by_disagreement(bins, xlabel=f"disagreement: 1 - {listener}'s p on the sampled answer")
+    _within_shares(fig.axes[:1])
     over = "prompts" if seeds < 2 else "seeds and prompts"
     title = f"Accuracy by {listener}'s disagreement ({runs_text([seeds])}; bars: intervals over {over})"
     fig.suptitle(title, fontsize=12)
@@ -208,19 +220,15 @@ def proxy_and_gold(table: pd.DataFrame):
     return fig
 
 
-CREDITED = {"statements": "true statements", "verdict": "right verdict", "answer": "right answer",
-            "tint": "answer = warm image", "own": "answer = own verdict"}
-
-
 def credits(table: pd.DataFrame):
-    """Where the gradient lands: a column a property, the whole advantage above, the added part below; means over seeds,
-    bands their intervals. table: `study_tables.credits`."""
+    """Where the gradient lands: a column a property with a scale of its own, the whole advantage above, the added part
+    below; means over seeds, bands their intervals. table: `study_tables.credits`."""
     _something(table, "credits")
     names = [name for name in CREDITED if name in set(table["property"])]
     parts = {"credit": "whole advantage", "credit_added": "added part"}
     parts = {part: label for part, label in parts.items() if part in set(table["part"])}
     title = _title("Which properties a step pays for", table, "bands: intervals over seeds")
-    fig, axes = figure(title, len(parts), len(names), size=(9.5, 1.6 + 1.5 * len(parts)), sharex=True, sharey="row")
+    fig, axes = figure(title, len(parts), len(names), size=(9.5, 1.6 + 1.5 * len(parts)), sharex=True, sharey="col")
     for row, (part, label) in zip(axes, parts.items(), strict=True):
         for ax, name in zip(row, names, strict=True):
             own = table[(table["part"] == part) & (table["property"] == name)]
@@ -228,7 +236,7 @@ def credits(table: pd.DataFrame):
                 mean = over_seeds(own[own["method"] == method], ["step"])
                 _spread(ax, mean, method, band=True, markersize=3, linewidth=1.2)
             ax.axhline(0, color=GREY, linewidth=0.8)
-            ax.tick_params(labelsize=8)
+            ax.tick_params(labelsize=7.5)
         row[0].set_ylabel(f"credit,\n{label}", fontsize=9)
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(CREDITED[name], fontsize=9)

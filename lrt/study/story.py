@@ -11,6 +11,7 @@ import pandas as pd
 
 from lrt.stats import several_seeds
 from lrt.study.claims import PLANNED, WHERE, Decision, Effect, in_points
+from lrt.study.credit import CREDITED
 from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
@@ -180,13 +181,17 @@ def together(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava") -
     means = table.groupby("method")[[x, y]].mean()
     if len(means) < 2:
         return f"One method: {share(means[y].iloc[0])} followed, {share(means[x].iloc[0])} true."
-    most = (f"On average {name_of(means[y].idxmax())} is followed most ({share(means[y].max())}), and "
-            f"{name_of(means[x].idxmax())} states most that is true ({share(means[x].max())}).")
+    most = (f"On average {name_of(means[y].idxmax())} is followed most ({share(means[y].max())}), and of what it "
+            f"states {name_of(means[x].idxmax())} has the largest share true ({share(means[x].max())}).")
+    runs = table.groupby("method")[x].agg(["size", "count"])
+    for method, (size, with_any) in runs[runs["size"] > runs["count"]].iterrows():
+        most += (f" {name_of(method)} has only {with_any} of its {size} runs in that: in the others the traces state "
+                 "nothing, and have no share.")
     within = table[[x, y]] - table.groupby("method")[[x, y]].transform("mean")
     if len(table) - len(means) < 3 or (within.std() == 0).any():
         return f"{most} Too few seeds to ask whether the two go together within a method."
-    r = within.corr().iloc[0, 1]
-    return f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f}."
+    r, n = within.corr().iloc[0, 1], int(within.notna().all(axis=1).sum())
+    return f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f} ({n} runs)."
 
 
 def fooled(proxy: pd.DataFrame, method: str) -> str:
@@ -232,7 +237,8 @@ def credited(table: pd.DataFrame, part: str) -> list[str]:
     for method in in_order(whole["method"]):
         rows = over_seeds(whole[whole["method"] == method], ["property"]).sort_values("mean", ascending=False)
         ends = ["" if math.isnan(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()]
-        cells = [f"{row.property} {row.mean:+.3f}{end}" for row, end in zip(rows.itertuples(), ends, strict=True)]
+        cells = [f"{CREDITED[row.property]} {row.mean:+.3f}{end}"
+                 for row, end in zip(rows.itertuples(), ends, strict=True)]
         told.append(f"{name_of(method)}: {', '.join(cells)}.")
     return told
 
@@ -249,14 +255,16 @@ def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
     if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
         told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest "
                     f"on fewer, {min(d.seeds for d in early)} at least.")
+    open_ones: dict[str, list[str]] = {}
     for d in (d for d in decisions if details and d.verdict == "not supported"):
         sign = 1 if d.claim.predicted == "higher" else -1
         open_to = [c.against for c in d.comparisons if max(sign * c.low, sign * c.high) > SEEN_SIZE]
         held = [c.against for c in d.comparisons if c.p_holm <= 0.05 and sign * c.effect > 0]
-        text = f"{d.claim.id}: {'clear against ' + listed(map(name_of, held)) if held else 'clear against none'}"
+        text = "clear against " + listed(map(name_of, held))
         size = f"not excluded against {listed(map(name_of, open_to))}" if open_to else "excluded against all"
-        told.append(f"{text}; an effect of {100 * SEEN_SIZE:.0f} points as predicted is {size}.")
-    return told
+        text += f"; an effect of {100 * SEEN_SIZE:.0f} points as predicted is {size}"
+        open_ones.setdefault(text, []).append(d.claim.id)
+    return told + [f"{listed(names)}: {text}." for text, names in open_ones.items()]
 
 
 def _seeds(n: int) -> str:
