@@ -28,14 +28,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_object(text: str | bytes, where: str, hint: str = "", like: str = "") -> dict:
-    """The JSON object that a text from outside holds. ValueError that begins with `where`: for what is not JSON, `hint`
-    at its end; for what is JSON and no object, `like` at its end."""
+    """The JSON object that a text from outside holds. ValueError that begins with `where`: for what is not JSON, or has
+    a key twice, `hint` at its end; for what is JSON and no object, `like` at its end."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error}){hint}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{where}: expected an object{like}")
+    return found
+
+
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} twice in one object")
     return found
 
 

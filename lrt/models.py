@@ -20,6 +20,8 @@ from transformers.utils import cached_file
 from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, Wording, listener_continuation, messages
 from lrt.tiny import TinyQwenProcessor
 
+FLOAT16_EDGE = torch.finfo(torch.float16).max - 1000  # with room for what a block adds
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -110,6 +112,8 @@ def load(name: str, device: str | torch.device = "cpu", dtype: torch.dtype | Non
     if torch.device(device).type == "cuda":
         how["device_map"] = {"": device}  # straight there: a CPU may have no room for it
     model = AutoModelForImageTextToText.from_pretrained(where, **how)
+    if dtype == torch.float16:
+        keep_vision_finite(model)
     ours = _own_settings(where)
     wording = TINY_WORDING if ours.get("wording") == "tiny" else ENGLISH_WORDING
     processor = _processor(where, bool(ours), revision)
@@ -130,6 +134,21 @@ def limit_pixels(processor, max_pixels: int) -> None:
     if max_pixels < size["shortest_edge"]:
         raise ValueError(f"max_pixels {max_pixels} is less than the {size['shortest_edge']} of the smallest image")
     images.size = type(images.size)(shortest_edge=size["shortest_edge"], longest_edge=max_pixels)
+
+
+def keep_vision_finite(model) -> None:
+    """Bound what each block of Qwen's vision tower passes on to what float16 can hold (in place).
+
+    Qwen2.5-VL-3B is reported to overflow there, for some images (vLLM, issue 13817 and pull request 13968, whose remedy
+    this is): one infinite number becomes NaN in the next norm, and every token after it. Only outputs in float16 are
+    touched, and only those beyond its range; other models have no such tower and stay as they are.
+    """
+    def bounded(block, given, out):
+        return out.clamp(-FLOAT16_EDGE, FLOAT16_EDGE) if out.dtype == torch.float16 else out
+
+    tower = getattr(getattr(model, "model", None), "visual", None)
+    for block in getattr(tower, "blocks", ()):
+        block.register_forward_hook(bounded)
 
 
 def frozen(loaded: Loaded) -> Loaded:

@@ -211,16 +211,22 @@ def test_the_cell_is_short_whole_in_itself_and_takes_no_lock():
     top = [node for node in ast.parse(cell).body if isinstance(node, ast.Import | ast.ImportFrom)]
     imported = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
     assert imported | {node.module for node in top if isinstance(node, ast.ImportFrom)} <= sys.stdlib_module_names | {
-        "importlib.util"}
+        "importlib.util", "lrt.course"}  # the last one after lrt was installed
     release = Requirement(re.search(r'"(lrt @ [^"]+)"', cell)[1])  # as pip reads it
     assert release.url == f"git+https://github.com/some/lrt@v{lrt.__version__}" and "--no-deps" in cell
     assert "torch==" not in cell and "requirements.lock" not in cell
 
 
-def test_where_lrt_is_the_cell_says_so_and_does_nothing(capfd):
+def test_where_all_is_there_the_cell_says_so_and_does_nothing(capfd, monkeypatch):
+    monkeypatch.setattr(colab, "pip_install", lambda *asked: pytest.fail(f"installs {asked}"))
     exec(badges.install_cell(badges.address()).source, {})
     said = capfd.readouterr()
-    assert said.out == "lrt is installed: nothing to do.\n" and said.err == ""
+    assert re.fullmatch(r"lrt \S+ is ready. PyTorch \S+ stayed as it was.\n", said.out) and said.err == ""
+
+
+def test_a_package_that_only_lies_in_a_folder_is_left_alone(capsys):
+    colab.complete("no-such-package")
+    assert "is not installed: nothing to complete" in capsys.readouterr().out
 
 
 def test_lrt_colab_needs_nothing_but_packaging():

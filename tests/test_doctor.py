@@ -13,7 +13,7 @@ from lrt.machine import doctor, fitting
 from lrt.machine.fitting import Card, Machine, fit, smaller
 from lrt.machine.memory import grpo_memory
 from lrt.models import data_dir
-from lrt.profiles import REAL
+from lrt.profiles import COLAB_T4, REAL
 
 T4 = Card("Tesla T4", 15.8, bf16=False)
 A10 = Card("NVIDIA A10", 24.1, bf16=True)
@@ -109,6 +109,16 @@ def test_disk_and_cpu_memory_count_too():
     assert fit(REAL["colab-t4"], replace(COLAB, disk_gb=10.0)).ok
     assert "6 GB of CPU memory, and 2.0 GB are free" in fit(REAL["gpu"], machine(A100, memory=2.0)).advice
     assert fit(REAL["gpu"], machine(A100, memory=None)).ok
+
+
+def test_models_may_lie_on_another_disk_than_runs():
+    card = Card("T4", 15.8, False)
+    roomy = Machine((card,), 12.0, disk_gb=9.0, models_gb=70.0)  # Drive, and the machine's own
+    assert fit(COLAB_T4, roomy).ok and not fit(COLAB_T4, replace(roomy, models_gb=None)).ok
+    full = fit(COLAB_T4, replace(roomy, models_gb=5.0))
+    assert not full.ok and "the model takes" in full.found + full.advice and "HF_HOME" in full.found + full.advice
+    no_room = fit(COLAB_T4, replace(roomy, disk_gb=1.0))
+    assert not no_room.ok and "another folder" in no_room.found + no_room.advice
 
 
 def test_this_machine_is_looked_at(tmp_path):

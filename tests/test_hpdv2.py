@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrt.real import benchmarks, hpdv2, predictions, ranked, sources
+from lrt.real import benchmarks, bring, hpdv2, predictions, ranked, sources
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/hpdv2"
 
@@ -131,7 +131,7 @@ def test_a_bad_cell_is_named(home, good, cells, column, says):
     with pytest.raises(ValueError) as caught:
         sources.pairs("hpdv2", path, images=home / "images")
     assert str(caught.value).startswith(f"some.json, row 2, column {column}: ") and says in str(caught.value)
-    found, problems = sources.readable("hpdv2", path, images=home / "images")
+    found, problems = bring.read(bring.Files("hpdv2", path, home / "images", skip_bad=True))
     assert len(found) == (1 if good is PAIR else 3) and problems == [str(caught.value)]
 
 

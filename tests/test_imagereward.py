@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from itertools import combinations, permutations
+from itertools import combinations, islice, permutations
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt import pairs
-from lrt.real import imagereward, ranked, reading, sources
+from lrt.real import bring, imagereward, ranked, reading, sources
 from lrt.real.ranked import Ranked
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/imagereward"
@@ -139,6 +139,10 @@ def test_rows_of_a_prompt_need_not_stand_together(home):
 
 
 def test_bytes_are_written_once_an_image_and_not_once_a_pair(home, tmp_path):
+    (row,) = islice(sources.rows("imagereward", home / "rows.parquet", cache_dir=tmp_path / "few"), 1)
+    assert len(list((tmp_path / "few/images").iterdir())) == 2 and row["images"][0]["path"]  # no others were unpacked
+    assert not list(sources.rows("imagereward", home / "rows.parquet", cache_dir=tmp_path / "no", keep=lambda p: False))
+    assert not list((tmp_path / "no/images").iterdir())
     found = sources.pairs("imagereward", home / "rows.parquet", cache_dir=tmp_path / "cache")
     assert len(list((tmp_path / "cache/images").iterdir())) == 16 < 2 * len(found)
 
@@ -270,14 +274,14 @@ def test_a_truncated_image_stops_the_reading_and_leaves_nothing_behind(home, tmp
 def test_bad_rows_can_be_left_out_and_each_is_told(home):
     (home / "images/part-000001/images/0001/1-2.webp").unlink()
     path = changed(home, 3, ranking=[1, 2])
-    found, problems = sources.readable("imagereward", path, images=home / "images")
+    found, problems = bring.read(bring.Files("imagereward", path, home / "images", skip_bad=True))
     assert len(found) == 24 - 6 - 3  # a prompt's six pairs, and three with the missing image
     assert sum("column ranking: 2 ranks for 4 images" in problem for problem in problems) == 1
     assert sum("1-2.webp' in" in problem for problem in problems) == 3 and len(problems) == 4
     shutil.rmtree(home / "images")
     (home / "images").mkdir()
     with pytest.raises(ValueError, match="no pairs in it; the first problem: test.json, row 3, column ranking"):
-        sources.readable("imagereward", path, images=home / "images")
+        bring.read(bring.Files("imagereward", path, home / "images", skip_bad=True))
 
 
 @given(st.permutations(range(4)))

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -241,8 +242,20 @@ def test_the_second_order_copies_no_image_and_keeps_a_transform(model, monkeypat
     assert forward["answer"].tolist() == [1, 1, 1] and reverse["answer"].tolist() == [2, 2, 2]
 
 
-def test_predictions_of_both_orders_stay_so_when_nothing_could_be_read():
-    from lrt.real.scores import orders
+def test_predictions_of_both_orders_stay_so_when_nothing_could_be_read(tmp_path):
+    """Also through the file: the judge's turned answers are not words, and `lrt score` has to count them as wrong."""
+    from lrt.real.predictions import from_judgements, own_names, write
+    from lrt.real.scores import orders, ranked_of
+
+    frame = pd.DataFrame({"pair_id": ["a", "b"], "prompt_id": ["p", "q"], "answer": pd.array([1, 1], dtype="Int64")})
+    made = from_judgements(frame, frame.assign(answer=pd.array([None, None], dtype="Int64")))
+    labels = ranked_of({"pair_id": name, "prompt_id": prompt, "prompt": "", "vote": 1, "share": 1.0,
+                        "image_names": own_names(name)} for name, prompt in (("a", "p"), ("b", "q")))
+    write(made, tmp_path / "made.jsonl")
+    for one in (made, read(tmp_path / "made.jsonl", labels)):
+        lines = benchmarks.score("imagereward", one, labels, allow_missing=True)
+        by_order = {line.order: line.interval.value for line in lines if "own" in line.rule}
+        assert by_order == {"forward": 1.0, "reverse": 0.0, "both": 0.5, "consistent": 0.0}
 
     assert orders(Predictions("pair", {}, both=True)) == ("forward", "reverse")
     assert orders(Predictions("pair", {})) == ("given",)

@@ -44,6 +44,27 @@ def test_a_saved_model_loads_the_same_by_its_folder(kind, tmp_path):
     assert not any(p.requires_grad for p in loaded.model.parameters())
 
 
+def test_a_vision_tower_that_overflows_in_float16_is_bounded():
+    model = build("qwen").model.half()
+    tower = model.model.visual
+    with torch.no_grad():
+        tower.blocks[0].mlp.down_proj.bias.fill_(6e4)
+        tower.blocks[0].attn.proj.bias.fill_(6e4)  # the two add up to more than float16 holds
+    inputs = build("qwen").processor.image_processor(images(), return_tensors="pt")
+
+    def seen():
+        with torch.no_grad():
+            out = tower(inputs["pixel_values"].half(), grid_thw=inputs["image_grid_thw"])
+        return out.last_hidden_state
+
+    assert not seen().isfinite().all()
+    models.keep_vision_finite(model)
+    assert seen().isfinite().all()
+    model.float()
+    exact = tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).last_hidden_state
+    assert exact.abs().max() > models.FLOAT16_EDGE, "another precision is not touched"
+
+
 def test_trainable_models_take_gradients(tmp_path):
     loaded = models.load(save(build("qwen"), tmp_path), trainable=True)
     assert all(p.requires_grad for p in loaded.model.parameters())

@@ -11,7 +11,7 @@ from datasets import IterableDataset, load_dataset
 from PIL import Image
 
 from lrt import pairs
-from lrt.real import pickapic, sources
+from lrt.real import bring, pickapic, sources
 from lrt.real.reading import NoVote
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/pickapic"
@@ -116,4 +116,4 @@ def test_a_bad_row_of_a_shard_is_named_with_its_file(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), file)
     with pytest.raises(ValueError, match="train-00000-of-00001.parquet, row 2, column jpg_0: is "):
         sources.pairs("pickapic", tmp_path / "data")
-    assert len(sources.readable("pickapic", tmp_path / "data")[0]) == 2
+    assert len(bring.read(bring.Files("pickapic", tmp_path / "data", skip_bad=True))[0]) == 2

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt import evaluate, pairs
-from lrt.real import imagereward, predictions
+from lrt.real import benchmarks, imagereward, predictions
 from lrt.real.predictions import Predictions, from_judgements, names_of, read, template, write
 from lrt.real.ranked import Ranked
 from lrt.real.scores import orders, ranked_of, scores_of
@@ -44,6 +44,30 @@ def test_scores_of_images_and_choices_of_pairs(tmp_path):
 def test_null_is_no_prediction(tmp_path):
     made = read(write_lines(tmp_path / "a.jsonl", {**SCORE, "score": None}), LABELS)
     assert made == Predictions("image", {})
+
+
+def test_null_counts_as_asked_so_half_an_answered_file_is_in_both_orders_and_incomplete(tmp_path):
+    turned = {**CHOICE, "image_1": "a.png", "image_2": "b.png", "choice": None}
+    made = read(write_lines(tmp_path / "a.jsonl", CHOICE, turned), LABELS)
+    assert orders(made) == ("forward", "reverse") and made.unanswered == (("cats", "a.png", "b.png"),)
+    with pytest.raises(ValueError, match="missing"):
+        benchmarks.score("imagereward", made, LABELS)
+    scored = benchmarks.score("imagereward", made, LABELS, allow_missing=True)
+    own = {line.order: line.interval.value for line in scored if "own" in line.rule}
+    assert own == {"forward": 0, "reverse": 1 / 3, "both": 1 / 6, "consistent": 0}  # one of three untied pairs, once
+    write(made, tmp_path / "again.jsonl")
+    again = read(tmp_path / "again.jsonl", LABELS)
+    assert (again, orders(again)) == (made, orders(made))
+
+
+def test_spaces_at_the_ends_of_an_id_are_no_part_of_it(tmp_path):
+    made = read(write_lines(tmp_path / "a.jsonl", {**SCORE, "prompt_id": " cats "}), LABELS)
+    assert made.values == {("cats", "b.png"): 0.5}
+
+
+def test_a_key_that_stands_twice_is_no_prediction(tmp_path):
+    line = json.dumps(SCORE)[:-1] + ', "score": 3}'
+    assert "the key 'score' twice in one object" in refusal(tmp_path, line)
 
 
 def test_one_name_may_stand_for_images_of_two_prompts(tmp_path):

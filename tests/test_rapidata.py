@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt import pairs
-from lrt.real import rapidata, sources
+from lrt.real import bring, rapidata, sources
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data/samples/rapidata"
 IMAGE = {"bytes": pairs.png(np.zeros((28, 28, 3), "uint8")), "path": None}
@@ -93,7 +93,7 @@ def test_a_bad_cell_is_named(tmp_path, cells, column, says):
         sources.pairs("rapidata", folder)
     assert str(caught.value).startswith(f"train-00000-of-00001.parquet, row 2, column {column}: ")
     assert says in str(caught.value)
-    found, problems = sources.readable("rapidata", folder)
+    found, problems = bring.read(bring.Files("rapidata", folder, skip_bad=True))
     assert len(found) == 1 and problems == [str(caught.value)]
 
 

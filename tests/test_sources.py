@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from lrt import pairs
 from lrt.cli import app
-from lrt.real import datacheck, overlap, samples, sources
+from lrt.real import bring, datacheck, overlap, samples, sources
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "data/samples"
@@ -64,7 +64,7 @@ def test_a_folder_of_ones_own_is_a_source_too(tmp_path):
     shutil.copy(SAMPLES / "hpdv2/images/00001.jpg", tmp_path / "b.jpg")
     lines = ["prompt,image_1,image_2,votes_1,votes_2", "cat,a.jpg,b.jpg,3,1", "dog,a.jpg,none.jpg,1,1"]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
-    found, problems = sources.readable("folder", tmp_path)
+    found, problems = bring.read(bring.Files("folder", tmp_path, skip_bad=True))
     assert len(found) == 1 and "column image_2: no file 'none.jpg'" in problems[0]
     said = lrt("check", "folder", tmp_path, code=1)
     assert number(said, "rows (pairs)") == 1 and "rows that cannot be read: 1" in said
@@ -115,6 +115,13 @@ def test_missing_and_broken_images_are_counted_and_change_no_label(tmp_path):
     found = datacheck.check("hpdv2", home / "test.json", home / "images")
     assert (found.untied, found.tied, found.images) == (whole.untied, whole.tied, whole.images) == (23, 1, 16)
     assert found.always_first() == whole.always_first() and found.agreement == whole.agreement
+
+
+@pytest.mark.parametrize(("source", "file", "images"), [
+    ("hpdv2", "hpdv2/train.json", 8), ("hpdv2", "hpdv2/test.json", 16), ("imagereward", "imagereward/test.json", 16)])
+def test_every_missing_image_is_counted_also_where_a_pair_lacks_both(tmp_path, source, file, images):
+    found = datacheck.check(source, SAMPLES / file, tmp_path)
+    assert found.images == len(found.bad_images) == images and found.whole_pairs == 0
 
 
 def test_the_histogram_is_of_shares_where_several_voted():
@@ -254,18 +261,3 @@ def test_the_samples_are_small_and_say_what_they_are():
     assert sum(path.stat().st_size for path in files) < 150_000
     said = (SAMPLES / "README.md").read_text()
     assert said == samples.README and "drawn by this project's\ntiny world in the format of each benchmark" in said
-
-
-@pytest.mark.parametrize("most, kept", [(6, 6), (5, 5), (4, 2), (3, 2), (2, 2), (99, 6)])
-def test_only_whole_prompts_are_kept(most, kept):
-    from datasets import Dataset
-
-    pairs = Dataset.from_dict({"prompt_id": ["a", "a", "b", "b", "b", "c"]})
-    assert list(sources.whole_prompts(pairs, most)["prompt_id"]) == pairs["prompt_id"][:kept]
-
-
-def test_a_prompt_too_large_for_the_number_is_refused():
-    from datasets import Dataset
-
-    with pytest.raises(ValueError, match="first prompt"):
-        sources.whole_prompts(Dataset.from_dict({"prompt_id": ["a", "a", "b"]}), 1)

@@ -3,8 +3,8 @@
 A copy has the cells of its source in `notebooks/` and the outputs of one run. What a run adds for itself is taken out:
 the cell of parameters that papermill injects (its profile stays, as metadata), times, widget state, the redrawn lines
 of progress bars, the machine's paths. Figures keep their size and their alternative text; their colours are reduced to
-a palette, the largest that keeps the file below `LIMIT`, as PNG or, where that is too large, as lossless WebP; none is so small
-that methods would lose their colours.
+a palette, the largest that keeps the file below `LIMIT`, as PNG or, where that is too large, as lossless WebP. None is
+so small that methods would lose their colours.
 """
 
 import base64

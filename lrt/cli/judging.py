@@ -174,7 +174,10 @@ def score(
         return
     made = files.read(predictions, ranked)
     threshold = score_report.threshold_for(benchmark, tie_threshold, validation_labels, validation_predictions)
-    lines = benchmarks.score(benchmark, made, ranked, threshold or 0.0, allow_missing)
+    try:
+        lines = benchmarks.score(benchmark, made, ranked, threshold or 0.0, allow_missing)
+    except ValueError as error:
+        raise ValueError(f"{predictions}: {error}") from None
     say(score_report.report(benchmark, made, ranked, lines, threshold))
     if out is not None:
         save_records(score_report.to_records(lines, predictions.stem, benchmark), out)

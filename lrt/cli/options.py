@@ -103,12 +103,13 @@ def brought(pairs: Path | None, source: str, images: Path | None, aspect: str | 
 
 
 def tell_left_out(files, problems: list[str], n: int) -> None:
-    """On stderr: what was left out beside n pairs, where that was asked for."""
+    """On stderr: what was left out beside n pairs, where that was asked for. A problem may cost a row, a pair or, where
+    rankings stay whole, a prompt."""
     if not files.skip_bad:
         return
     for problem in problems:
         typer.echo(f"left out: {printable(problem)}", err=True)
-    typer.echo(f"left out {len(problems)} of {len(problems) + n} rows", err=True)
+    typer.echo(f"{len(problems)} problem{'s' * (len(problems) != 1)} left out; {n} pairs stay", err=True)
 
 
 def read_pairs(files, **how):

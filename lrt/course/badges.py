@@ -29,19 +29,18 @@ FILE_LINK = re.compile(r"\]\((?:\.\./|https://github\.com/[^)\s/]+/[^)\s/]+/blob
 
 CELL = '''\
 # In Colab, or any other Python with PyTorch and without lrt: installs lrt from its release, then only those packages
-# that are missing. PyTorch stays as it is. Where lrt is installed already, this cell does nothing.
+# that are missing. PyTorch stays as it is. Where everything is there already, this cell changes nothing.
 import subprocess
 import sys
 from importlib.util import find_spec
 
-if find_spec("lrt") and find_spec("trl"):  # trl comes last: without it an installation was not finished
-    print("lrt is installed: nothing to do.")
-else:
+if not find_spec("lrt"):
     release = "lrt @ git+{address}@{tag}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", release], check=True)
-    from lrt.course import colab
 
-    colab.complete()  # says what it does, and whether to restart'''
+from lrt.course import colab
+
+colab.complete()  # says what it does, and whether to restart'''
 
 
 def address(root: Path = ROOT) -> str:

@@ -38,7 +38,12 @@ def complete(package: str = "lrt", say: Callable[[str], None] = print) -> None:
     Stopped says what to do if PyTorch is not here, if pip fails, or if packages were replaced that this process has
     already imported: it goes on with the old ones until it is restarted.
     """
-    before, requirements = installed(), metadata.requires(package) or []
+    try:
+        requirements = metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        say(f"{package} runs from a folder and is not installed: nothing to complete.")
+        return
+    before = installed()
     if "torch" not in before:
         raise Stopped("PyTorch is not here, and which build of it is right depends on the machine. Install it as "
                       "pytorch.org/get-started says (without a GPU: the CPU build, about 200 MB), then run this cell "

@@ -71,12 +71,14 @@ def _python() -> Check:
 
 def _package(name: str) -> Check:
     """A package is judged by the range that lrt declares for it, where lrt itself is installed."""
-    advice = "run make once more, or pip install -r requirements.lock"
+    wanted = _declared().get(name)
+    advice = f"in a clone run make once more; elsewhere pip install '{name}{wanted or ''}'"
+    if name == "torch":
+        advice = "in a clone run make once more; elsewhere take the build that pytorch.org names, or a newer runtime"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Check(name, "not installed", False, advice)
-    wanted = _declared().get(name)
     if wanted is None or wanted.contains(version, prereleases=True):
         return Check(name, version, True)
     return Check(name, f"{version}, but lrt is written for {wanted}", False, advice)

@@ -9,7 +9,7 @@ from lrt.machine.shapes import qwen_config
 from lrt.profiles import REAL, Profile
 
 LOADING_GB = 6  # of CPU memory: weights go to the card a file at a time, of at most 5 GB
-RUN_GB = 2  # of disk: checkpoints of an adapter, logs
+RUN_GB = 2  # of disk: checkpoints of an adapter (one is kept), the model at the end, logs
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,31 @@ class Card:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is looked at: CPU memory that is free (None where nobody says), disk that is free for models and runs."""
+    """What is looked at: CPU memory that is free (None where nobody says), disk that is free for runs, and for models
+    where that is another one."""
 
     cards: tuple[Card, ...]
     memory_gb: float | None
     disk_gb: float
+    models_gb: float | None = None  # None: models lie on the same disk
 
 
 def this_machine(folder: str | Path = ".") -> Machine:
-    """The machine that this runs on, with runs and models below `folder`."""
+    """The machine that this runs on, with runs below `folder` and models where the hub's library keeps them."""
     import torch
+    from huggingface_hub.constants import HF_HOME
 
     cards = []
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
         cards.append(Card(about.name, about.total_memory / GB, about.major >= 8))
-    return Machine(tuple(cards), memory_gb(), disk_gb(Path(folder))[1])
+    other = _disk(Path(folder)) != _disk(Path(HF_HOME))  # on Colab: Drive, and the machine's own
+    return Machine(tuple(cards), memory_gb(), disk_gb(Path(folder))[1], disk_gb(Path(HF_HOME))[1] if other else None)
+
+
+def _disk(folder: Path) -> int:
+    """The device that a folder is on, or will be."""
+    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists()).stat().st_dev
 
 
 def fit(settings: Profile, machine: Machine) -> Check:
@@ -61,10 +70,16 @@ def fit(settings: Profile, machine: Machine) -> Check:
     if machine.memory_gb is not None and machine.memory_gb < LOADING_GB:
         said = f"loading takes about {LOADING_GB} GB of CPU memory, and {machine.memory_gb:.1f} GB are free"
         return Check(name, what, False, said + ": close other programs")
-    needed = weights_bytes(qwen_config(settings.size), "bf16") / GB + RUN_GB
-    if machine.disk_gb < needed:
-        said = f"model and run take {needed:.0f} GB of disk without the data, and {machine.disk_gb:.0f} GB are free"
-        return Check(name, what, False, said + ": make room, or set HF_HOME to a larger disk")
+    weights = weights_bytes(qwen_config(settings.size), "bf16") / GB
+    apart = machine.models_gb is not None
+    for needed, free, of, advice in (
+        (weights + (0 if apart else RUN_GB), machine.models_gb if apart else machine.disk_gb,
+         "the model takes" if apart else "model and run take", "set HF_HOME to a larger disk"),
+        (RUN_GB, machine.disk_gb, "the run takes", "choose another folder for it"),
+    ):
+        if free < needed:
+            said = f"{of} {needed:.0f} GB of disk without the data, and {free:.0f} GB are free"
+            return Check(name, what, False, f"{said}: make room, or {advice}")
     return Check(name, f"{what}, and this card has {smallest.gb:.0f}", True)
 
 

@@ -30,12 +30,13 @@ class Throughput:
     training: float  # share of the peak in forward and backward, with short sequences and an adapter
     prefill: float  # share of the peak in forward passes
     decode: float  # new tokens a second and card, several dozen sequences at a time
+    judging: float  # new tokens a second in evaluation: plain generate on one card, `listener_batch` pairs at a time
     trace: int = 200  # tokens of a completion on average; `max_new_tokens` only cuts it
 
 
-H100 = Throughput("H100, 7B, plain generate", peak=989e12, training=0.30, prefill=0.40, decode=1500.0)
-H100_WITH_VLLM = Throughput("H100, 7B, vLLM", peak=989e12, training=0.30, prefill=0.40, decode=2500.0)
-T4 = Throughput("T4, 3B, plain generate", peak=65e12, training=0.20, prefill=0.25, decode=400.0)
+H100 = Throughput("H100, 7B, plain generate", peak=989e12, training=0.30, prefill=0.40, decode=1500.0, judging=300.0)
+H100_WITH_VLLM = Throughput("H100, 7B, vLLM", peak=989e12, training=0.30, prefill=0.40, decode=2500.0, judging=300.0)
+T4 = Throughput("T4, 3B, plain generate", peak=65e12, training=0.20, prefill=0.25, decode=400.0, judging=150.0)
 
 
 def assumed(settings: Profile) -> Throughput:
@@ -47,8 +48,8 @@ def assumed(settings: Profile) -> Throughput:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a whole run. Hours are of the clock; `gpu_hours` count every card for as long as the run lasts, since cards
-    that train wait for those that generate, and the other way round."""
+    """Of a whole run. Hours are of the clock; `gpu_hours` count every card for as long as training lasts, since cards
+    that train wait for those that generate, and the other way round; and one card for the evaluation after it."""
 
     pairs: int
     completions: int
@@ -81,7 +82,7 @@ def run_cost(settings: Profile, rate: Throughput | None = None) -> Cost:
         "generation": (prompts * reading / per_second + completions * rate.trace / rate.decode) / writers,
         "listener": (engines * pairs * reading + completions * hearing) / per_second / hearers,
         "update": completions * writing / (rate.peak * rate.training) / cards,
-        "evaluation": answers * (reading / per_second + rate.trace / rate.decode) / settings.cards,
+        "evaluation": answers * (reading / per_second + rate.trace / rate.judging),  # on one card: `lrt evaluate`
     }
     hours = {name: value / 3600 for name, value in seconds.items()}
     return Cost(
@@ -90,7 +91,7 @@ def run_cost(settings: Profile, rate: Throughput | None = None) -> Cost:
         prompt_tokens=completions * prompt,
         new_tokens=completions * rate.trace,
         hours=hours,
-        gpu_hours=sum(hours.values()) * settings.cards,
+        gpu_hours=sum(hours.values()) * settings.cards - hours["evaluation"] * (settings.cards - 1),
         left_out=tuple(name for name, n in judged.items() if n is None),
     )
 
@@ -113,8 +114,9 @@ def _flops(settings: Profile, rate: Throughput) -> tuple[float, float, float]:
 def _on(settings: Profile, phase: str, hours: float) -> str:
     """Which of several cards work in a phase; the others wait."""
     apart = {"generation": settings.rollout_gpus, "listener": settings.listener_gpus, "update": settings.gpus}
-    if settings.cards == 1 or not (working := apart.get(phase)):
-        return ""
+    if settings.cards == 1 or phase == "evaluation":
+        return " on one card, after training" if settings.cards > 1 else ""
+    working = apart[phase] or settings.gpus
     return f" on {working} of the cards: {hours * working:,.0f} card hours of work"
 
 
@@ -126,11 +128,12 @@ def table(settings: Profile, rate: Throughput | None = None) -> str:
         f"{settings.name}: {cost.pairs:,} pairs, {cost.completions:,} completions; {cost.prompt_tokens / 1e6:,.0f} "
         f"million tokens of prompts and {cost.new_tokens / 1e6:,.0f} million new ones",
         *(f"  {name:<12}{hours:>8.1f} h{_on(settings, name, hours)}" for name, hours in cost.hours.items()),
-        f"  {'together':<12}{sum(cost.hours.values()):>8.1f} h on {cards} card{'s' * (cards > 1)}: "
+        f"  {'together':<12}{sum(cost.hours.values()):>8.1f} h on {cards} card{'s' * (cards > 1)}"
+        f"{', the evaluation on one' * (cards > 1)}: "
         f"{cost.gpu_hours:,.0f} GPU hours",
         f"Assumed ({rate.name}): {rate.peak / 1e12:.0f} TFLOPS at {rate.training:.0%} in training and "
-        f"{rate.prefill:.0%} in reading, {rate.decode:,.0f} new tokens a second and card, traces of {rate.trace} "
-        "tokens.",
+        f"{rate.prefill:.0%} in reading, {rate.decode:,.0f} new tokens a second and card ({rate.judging:,.0f} in "
+        f"evaluation), traces of {rate.trace} tokens.",
     ]
     if cost.left_out:
         lines.append(f"Not counted, since its pairs are not known: the evaluation on {', '.join(cost.left_out)}.")

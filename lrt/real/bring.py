@@ -56,8 +56,11 @@ def read(files: Files, share: float = 1.0, limit: int | None = None, whole: bool
     keep = partial(in_share, share=share) if share < 1 else None
     found = sources.rows(files.source, files.path, files.images, bad=bad, keep=keep, aspect=files.aspect, **how)
     found = whole_rankings(found, limit) if whole and limit else islice(found, limit)
-    with FileLock(folder / "lock"):
-        pairs = stored(found, folder, "pairs.arrow")
+    try:
+        with FileLock(folder / "lock"):
+            pairs = stored(found, folder, "pairs.arrow")
+    except ValueError as error:
+        raise error if files.skip_bad else ValueError(f"{error} (--skip-bad leaves out what cannot be read)") from None
     problems = [str(error) for error in bad or () if not isinstance(error, NoVote)]
     if not len(pairs):
         why = f"; the first problem: {problems[0]}" if problems else ""

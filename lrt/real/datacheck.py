@@ -35,7 +35,8 @@ class _Tally(list):
 
     def append(self, error: ValueError) -> None:
         if isinstance(error, BadImage):
-            self.images.setdefault(error.name, str(error))
+            for one in (error, *error.also):
+                self.images.setdefault(one.name, str(one))
         elif isinstance(error, NoVote):
             self.unjudged += 1
         else:
@@ -81,7 +82,7 @@ class Check:
     def always_first(self) -> Interval:
         """Accuracy of a judge that always answers 1, over untied pairs, with an interval over prompts."""
         first, untied = zip(*self.prompts.values(), strict=True) if self.prompts else ((), ())
-        return bootstrap_ratio(first, untied, range(len(untied)))
+        return bootstrap_ratio(first, untied, list(self.prompts))
 
 
 def check(name: str, path: str | Path, images: str | Path | None = None, labels_only: bool = False,

@@ -22,7 +22,19 @@ from pathlib import Path
 from lrt.folder import text
 from lrt.pairs import FEATURES
 from lrt.real.ranked import Ranked, ranks, rows_of
-from lrt.real.reading import Bad, Images, Keep, checked_row, json_rows, left_out, names, shown, split_of, unwanted
+from lrt.real.reading import (
+    Bad,
+    Images,
+    Keep,
+    both_images,
+    checked_row,
+    json_rows,
+    left_out,
+    names,
+    shown,
+    split_of,
+    unwanted,
+)
 
 SOURCE = "hpdv2"
 ANNOTATIONS = ("raw_annotations", "raw_annotation")  # the data set's files, and HPSv2's README
@@ -91,7 +103,7 @@ def _pair(row: dict, where: str, number: int, files: Images | None) -> dict:
         "pair_id": f"{SOURCE}/train/{number}",
         "prompt_id": prompt,
         "prompt": prompt,
-        "images": [files.cell(name, column) for name in listed] if files else None,
+        "images": both_images(lambda name: files.cell(name, column), *listed) if files else None,
         "vote": vote,
         "votes_1": int(vote == 1),
         "votes_2": int(vote == 2),

@@ -86,7 +86,8 @@ def rows(path: str | Path, images: str | Path | None = None, bad: Bad = None, de
     elif _is_json(path):
         cell_at = files.cell
     else:
-        cell_at = _Unpacked(path, files, decode, Path(cache_dir) if cache_dir else scratch()).cell
+        wanted = {where for one in found for where in one.where}
+        cell_at = _Unpacked(path, files, decode, Path(cache_dir) if cache_dir else scratch(), wanted).cell
     first = path if _is_json(path) else parquet_files(path)[0][1]
     same = {"split": split_of(first), "source": SOURCE}
     for one in found:
@@ -175,24 +176,31 @@ def _image_name(row: dict, default: str) -> str:
 
 
 class _Unpacked:
-    """The images of Parquet files, each written once to a file named by its hash."""
+    """The images of Parquet files, each written once to a file named by its hash: those that are wanted, and the files
+    are read no further than to the last one that is asked for."""
 
-    def __init__(self, path: Path, files: Images | None, decode: bool, folder: Path):
+    def __init__(self, path: Path, files: Images | None, decode: bool, folder: Path, wanted: set[str]):
         self.cells: dict[str, dict | BadImage] = {}
-        (folder / "images").mkdir(parents=True, exist_ok=True)
+        self.files, self.decode, self.folder = files, decode, folder / "images"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.rest = ((where, row) for where, row in self._rows(path) if where in wanted)
+
+    @staticmethod
+    def _rows(path: Path) -> Iterator[tuple[str, dict]]:
         for name, file in parquet_files(path):
             there = parquet_columns(file)
-            columns = [c for c in ("image", "image_path") if c in there]
-            for where, row in parquet_rows(name, file, columns):
-                where = f"{where}, column {'image_path' if row.get('image_path') else 'image'}"
-                try:
-                    value = row.get("image_path") if empty(row.get("image")) else row["image"]
-                    self.cells[where] = _written(embedded(value, files, where, decode), folder / "images")
-                except BadImage as error:
-                    self.cells[where] = error
+            for where, row in parquet_rows(name, file, [c for c in ("image", "image_path") if c in there]):
+                yield f"{where}, column {'image_path' if row.get('image_path') else 'image'}", row
 
-    def cell(self, name: str, where: str) -> dict:
-        cell = self.cells[where]
+    def cell(self, name: str, asked: str) -> dict:
+        while asked not in self.cells:
+            where, row = next(self.rest)
+            try:
+                value = row.get("image_path") if empty(row.get("image")) else row["image"]
+                self.cells[where] = _written(embedded(value, self.files, where, self.decode), self.folder)
+            except BadImage as error:
+                self.cells[where] = error
+        cell = self.cells[asked]
         if isinstance(cell, BadImage):
             raise cell
         return cell

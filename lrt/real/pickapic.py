@@ -25,6 +25,7 @@ from lrt.real.reading import (
     Bad,
     Keep,
     NoVote,
+    both_images,
     checked_row,
     embedded,
     left_out,
@@ -113,7 +114,7 @@ def _pair(row: dict, where: str, decode: bool, labels_only: bool, only_different
     if labels_only:
         uids = row.get("image_0_uid"), row.get("image_1_uid")
         return pair | {"image_names": uids if all(isinstance(uid, str) and uid for uid in uids) else None}
-    cells = [embedded(row[column], None, f"{where}, column {column}", decode) for column in IMAGES]
+    cells = both_images(lambda column: embedded(row[column], None, f"{where}, column {column}", decode), *IMAGES)
     return pair | {"images": cells, "image_names": tuple(map(name_of, cells))}
 
 

@@ -39,11 +39,12 @@ BIGGEST = 1 << 20  # characters of a line; a prediction has a few hundred
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said. A prediction that is not there has no entry."""
+    """What a model said. A prediction that is not there has no entry in `values`."""
 
     form: str  # "image" or "pair"
     values: Mapping[tuple[str, ...], float]  # (prompt_id, image) to a score; (prompt_id, image_1, image_2) to 1, 2 or 0
     both: bool = field(default=False, compare=False)  # asked in both orders, whatever could be read of the answers
+    unanswered: tuple[tuple[str, ...], ...] = field(default=(), compare=False)  # asked, and no prediction came
 
 
 # --- the file -------------------------------------------------------------------------------------------------------
@@ -69,7 +70,8 @@ def read(path: str | Path, ranked: Iterable[Ranked]) -> Predictions:
             values[key] = _score(value, where) if form == "image" else _choice(value, where)
     if form is None:
         raise ValueError(f"{path}: no predictions in it; `lrt score --template FILE` writes a file to fill")
-    return Predictions(form, values)
+    both = form == "pair" and any((prompt, b, a) in seen for prompt, a, b in seen)
+    return Predictions(form, values, both, tuple(key for key in seen if key not in values))
 
 
 def _rows(ranked: Iterable[Ranked]) -> dict[str, dict[str, set[int]]]:
@@ -115,6 +117,7 @@ def _names(line: dict, columns: tuple[str, ...], rows: dict[str, dict[str, set[i
     for column, value in zip(columns, key, strict=True):
         if not isinstance(value, str):
             raise ValueError(f"{where}, column {column}: expected text, found {value!r:.80}")
+    key = (key[0].strip(), *key[1:])  # as the readers take it: a prompt may be its own id, spaces at its ends and all
     images = rows.get(key[0])
     if images is None:
         raise ValueError(f"{where}, column prompt_id: {key[0]!r:.200} is not in the labels")
@@ -144,8 +147,8 @@ def _choice(value: object, where: str) -> int:
 
 
 def write(predictions: Predictions, path: str | Path) -> None:
-    """The file of these predictions, whole or not at all."""
-    _write(path, predictions.form, predictions.values.items())
+    """The file of these predictions, null for what was asked and not answered; whole or not at all."""
+    _write(path, predictions.form, [*predictions.values.items(), *((key, None) for key in predictions.unanswered)])
 
 
 def template(ranked: Iterable[Ranked], path: str | Path, form: str) -> int:
@@ -185,21 +188,22 @@ def from_judgements(
     """The judgement tables of `lrt.evaluate` (`judge`, or both of `judge_both_orders`) as choices of ordered pairs.
 
     `names` gives the two images of a pair_id as the label file calls them (`names_of`); without it they are the pair's
-    id with /1 and /2, as in `scores.ranked_of`. A completion that could not be parsed gives no prediction. KeyError
-    for a pair_id that `names` lacks.
+    id with /1 and /2, as in `scores.ranked_of`. A completion that could not be parsed is unanswered. KeyError for a
+    pair_id that `names` lacks.
     """
-    values = {}
+    values, unanswered = {}, []
     for frame, turned in ((forward, False), (reverse, True)):
         if frame is None:
             continue
         for pair, prompt_id, answer in zip(frame["pair_id"], frame["prompt_id"], answers(frame), strict=True):
-            if np.isnan(answer):
-                continue
             first, second = names[pair] if names is not None else own_names(pair)
             # a reverse table counts in the pair's own numbering: back to what the judge saw
             key = (prompt_id, second, first) if turned else (prompt_id, first, second)
-            values[key] = 3 - int(answer) if turned else int(answer)
-    return Predictions("pair", values, both=reverse is not None)
+            if np.isnan(answer):
+                unanswered.append(key)
+            else:
+                values[key] = 3 - int(answer) if turned else int(answer)
+    return Predictions("pair", values, reverse is not None, tuple(unanswered))
 
 
 def names_of(ranked: Iterable[Ranked], source: str) -> dict[str, tuple[str, str]]:

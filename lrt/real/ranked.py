@@ -11,7 +11,7 @@ from itertools import combinations
 import pandas as pd
 
 from lrt.pairs import FEATURES
-from lrt.real.reading import Bad, left_out
+from lrt.real.reading import Bad, both_images, left_out
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def rows_of(ranked: Ranked, cell: Callable[[int], dict] | None, bad: Bad, **same
     for i, j, vote in pairs_of(ranked):
         images = None
         with left_out(bad):
-            images = cell and [cell(i), cell(j)]
+            images = cell and both_images(cell, i, j)
         if cell and not images:
             continue
         votes_1, votes_2, share = counts_of(ranked, i, j)

@@ -25,6 +25,7 @@ from lrt.real.reading import (
     Bad,
     Images,
     Keep,
+    both_images,
     embedded,
     left_out,
     name_of,
@@ -116,5 +117,5 @@ def _named(row: dict) -> dict:
 
 
 def _images(row: dict, files: Images | None, where: str, decode: bool) -> dict:
-    cells = [embedded(row[column], files, f"{where}, column {column}", decode) for column in NEEDED[1:]]
+    cells = both_images(lambda column: embedded(row[column], files, f"{where}, column {column}", decode), *NEEDED[1:])
     return {"images": cells, "image_names": tuple(map(name_of, cells))}

@@ -39,11 +39,12 @@ Keep = Callable[[str], bool] | None  # of a prompt: whether its pairs are wanted
 
 
 class BadImage(ValueError):
-    """An image that is missing, broken or refused; `name` is what the source calls it."""
+    """An image that is missing, broken or refused; `name` is what the source calls it. Where both images of a pair are,
+    the second is in `also`."""
 
     def __init__(self, message: str, name: str):
         super().__init__(message)
-        self.name = name
+        self.name, self.also = name, ()
 
 
 class NoVote(ValueError):
@@ -231,6 +232,20 @@ def embedded(value, images: Images | None, where: str, decode: bool = True) -> d
     if images is None:
         raise BadImage(f"{where}: only names the file {path[:200]!r}: say where the images are (images)", path)
     return images.cell(path, where)
+
+
+def both_images(cell: Callable[..., dict], *asked) -> list[dict]:
+    """`cell` of each that is asked for. BadImage only once all were looked at, so that every bad one is known."""
+    cells, bad = [], []
+    for one in asked:
+        try:
+            cells.append(cell(one))
+        except BadImage as error:
+            bad.append(error)
+    if bad:
+        bad[0].also = tuple(bad[1:])
+        raise bad[0]
+    return cells
 
 
 def empty(value) -> bool:

@@ -73,30 +73,6 @@ def pairs(name: str, path: str | Path, images: str | Path | None = None, cache_d
     return stored(islice(rows(name, path, images, **how), limit), cache_dir)
 
 
-def readable(name: str, path: str | Path, images: str | Path | None = None, **how) -> tuple[Dataset, list[str]]:
-    """As `pairs`, but leaving out bad rows: (the others, one message for each left out).
-
-    ValueError when no row is left, or when the file itself cannot be read.
-    """
-    bad: list[ValueError] = []
-    found = pairs(name, path, images, bad=bad, **how)
-    if not len(found):
-        raise ValueError(f"{path}: no pairs in it" + (f"; the first problem: {bad[0]}" if bad else ""))
-    return found, list(map(str, bad))
-
-
 def needs_folder(name: str, path: str | Path) -> bool:
     """Can images be read only from a folder of their own, since the file at `path` just names them?"""
     return name == "hpdv2" or (name == "imagereward" and Path(path).suffix.lower() == ".json")
-
-
-def whole_prompts(pairs: Dataset, most: int) -> Dataset:
-    """The first pairs, at most so many, without the rest of a prompt: rules that work prompt by prompt need all of its
-    pairs. ValueError where not even the first prompt fits."""
-    ids = list(pairs["prompt_id"])
-    end = len(ids) if len(ids) <= most else most
-    while 0 < end < len(ids) and ids[end] in set(ids[:end]):
-        end = ids.index(ids[end])
-    if not end:
-        raise ValueError(f"not even the pairs of the first prompt fit into {most}")
-    return pairs.select(range(end))

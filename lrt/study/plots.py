@@ -149,7 +149,7 @@ def paths(table: pd.DataFrame, x: str = "in_distribution", y: Sequence[str] = ("
             mean = own.groupby("step")[[x, name]].mean().sort_index()
             ends = own[own["step"] == own["step"].max()]
             ax.plot(ends[x], ends[name], marker, color=colour, markersize=4, alpha=0.45, linestyle="none")
-            ax.plot(mean[x], mean[name], color=colour, linewidth=1.5, marker=marker, markersize=3.5)
+            ax.plot(mean[x], mean[name], color=colour, linewidth=1.3)
             ax.plot(mean[x].iloc[:1], mean[name].iloc[:1], marker, color="white", markersize=7, markeredgecolor=colour,
                     zorder=4)
             ax.plot(mean[x].iloc[-1:], mean[name].iloc[-1:], marker, color=colour, markersize=9, label=label,
@@ -215,6 +215,7 @@ def proxy_and_gold(table: pd.DataFrame):
         ax.set_title(look(method)[0], fontsize=9.5)
         ax.set_xlabel("step")
         percent(ax.yaxis)
+    _within_shares(axes[0, :1])
     axes[0, 0].set_ylabel("%")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return fig
