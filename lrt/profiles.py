@@ -134,9 +134,7 @@ COLAB_T4 = Profile(
     device="cuda",
     gpus=1,
     gpu_gb=15.8,  # a T4, of which the driver keeps a part
-    # A T4 has no bf16; "4bit" saves 4 GB more and makes every step slower. The vision tower is reported to overflow in
-    # fp16 and is bounded (models.keep_vision_finite); whether that is enough was not tried.
-    weights="fp16",
+    weights="fp16",  # no bf16 on a T4 (see models.keep_vision_finite); "4bit" saves 4 GB and makes every step slower
     precision="fp16",  # adapters stay in fp32, or the gradient scaler fails
     lora_rank=16,  # 30 million weights: their optimiser states take 0.24 GB, those of all weights would take 30
     gradient_checkpointing=True,  # without it one group of 8 needs more than the card has
