@@ -42,6 +42,8 @@ def home(tmp_path_factory):
     record = stats.Record("sft", "in_distribution", "accuracy", 0.5, 0.4, 0.6, 9, 7)
     stats.save_records([record], folder / "runs" / "records" / "02_sft.json")
     (folder / "runs" / "index.html").write_text("<script>1</script>")
+    line = {"step": 0, "pair_id": "a/1", "sample": 0, "text": "<think> </think>", "p": {"reader": 0.5}}
+    (folder / "runs" / "grpo" / "samples.jsonl").write_text(json.dumps(line) + "\n")
     classroom.pack(folder / "runs", folder / "class.zip")
     yield folder
     patch.undo()
@@ -96,7 +98,7 @@ def test_an_opened_run_is_replayed_with_its_weights_and_its_log(home, tmp_path, 
 def test_the_file_holds_what_the_notebooks_read_and_nothing_else(home):
     names = set(contents(home / "class.zip"))
     assert {name.rpartition(".")[2] for name in names} == {"json", "jsonl", "safetensors", "parquet"}
-    assert len(names) == 1 + 3 * 4 + 2
+    assert len(names) == 1 + 3 * 4 + 2 + 2  # the list; runs; judgements and records; what GRPO wrote on its way
     again = home / "again.zip"
     classroom.pack(home / "runs", again)
     assert again.read_bytes() == (home / "class.zip").read_bytes()
@@ -171,6 +173,15 @@ def test_no_name_leaves_the_folder(name):
         assert name.split("/")[0] in (*RUNS, "judgements", "records")
 
 
+def test_what_a_run_wrote_on_its_way_comes_along_and_is_checked(home, tmp_path):
+    classroom.open_archive(home / "class.zip", tmp_path / "runs")
+    kept = (tmp_path / "runs/grpo/samples.jsonl").read_bytes()
+    assert kept == (home / "runs/grpo/samples.jsonl").read_bytes()
+    bad = contents(home / "class.zip") | {"grpo/samples.jsonl": kept.replace(b"0.5", b"2.5")}
+    said = refusal(zipped(tmp_path / "bad.zip", bad), tmp_path / "others")
+    assert "grpo/samples.jsonl" in said and "2.5 is no probability" in said
+
+
 def test_a_link_is_refused(home, tmp_path):
     files = contents(home / "class.zip")
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as made:
@@ -196,7 +207,7 @@ def test_sizes_have_limits_whatever_the_headers_say(home, tmp_path, monkeypatch)
     monkeypatch.setattr(archive, "MAX_TOTAL", 10_000)
     assert "unpacks to more than" in refusal(file, tmp_path / "runs")
     monkeypatch.setattr(archive, "MAX_FILES", 3)
-    assert "15 files, more than the 3" in refusal(file, tmp_path / "runs")
+    assert "17 files, more than the 3" in refusal(file, tmp_path / "runs")
 
 
 def test_a_damaged_file_is_refused(home, tmp_path):

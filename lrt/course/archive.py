@@ -11,7 +11,7 @@ import json
 import re
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ RUNS = ("sft", "grpo", "grpo_listener")
 PARTS = ("settings.json", "done.json", "log.jsonl", "model.safetensors")  # of a run, in the file
 SPLIT = r"[a-z][a-z_]{0,40}(?:-swapped)?"
 NAME = re.compile(rf"(?:{'|'.join(RUNS)})/(?:{'|'.join(map(re.escape, PARTS))})"
+                  rf"|grpo(?:_listener)?/samples\.jsonl"  # completions kept on the way, where a run has them
                   rf"|judgements/(?:base|{'|'.join(RUNS)})/{SPLIT}\.parquet|records/0\d_[a-z_]{{1,40}}\.json")
 MAX_FILES = 200
 MAX_BYTES = 64_000_000  # of one file, unpacked
@@ -158,13 +159,18 @@ def base_digest(settings: Profile) -> str:
 
 def check_part(name: str, data: bytes) -> None:
     """ValueError unless a file of this name is what it says: JSON objects, whole JSON lines, a small plain table."""
-    if name.endswith(".jsonl"):
+    from lrt.samples import read_samples
+    from lrt.stats import load_records
+
+    if name.endswith("samples.jsonl"):
+        _check_in_a_file(name, data, read_samples)
+    elif name.endswith(".jsonl"):
         for i, line in enumerate(data.splitlines(), start=1):
             json_object(line, f"{name}, line {i}")
     elif name.endswith(".parquet"):
         _check_table(name, data)
     elif "records/" in name:
-        _check_records(name, data)
+        _check_in_a_file(name, data, load_records)
     elif name.endswith(".json"):
         json_object(data, name)
 
@@ -185,14 +191,13 @@ def _check_table(name: str, data: bytes) -> None:
         raise ValueError(f"{name}: not a table of judgements: numbers and text, at most {MAX_ROWS} rows")
 
 
-def _check_records(name: str, data: bytes) -> None:
-    from lrt.stats import load_records
-
+def _check_in_a_file(name: str, data: bytes, reader: Callable[[Path], object]) -> None:
+    """What the reader of such files says of these bytes."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / Path(name).name
         path.write_bytes(data)
         try:
-            load_records(path)
+            reader(path)
         except ValueError as error:
             raise ValueError(f"{name}: {str(error).replace(str(path), path.name)}") from None
 

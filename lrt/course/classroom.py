@@ -9,6 +9,7 @@ the file holds what such a run consists of, and nothing else:
 
     classroom.json                  version, profile, seed, the base's digest; size and SHA-256 of every other file
     METHOD/settings.json, done.json, log.jsonl, model.safetensors       METHOD: sft, grpo, grpo_listener
+    METHOD/samples.jsonl                                                what GRPO wrote on its way, if it was kept
     judgements/METHOD/SPLIT.parquet, records/NOTEBOOK.json
 
 It is not trusted. Names outside this list, links, sizes over the limits, weights that do not fit the base and settings
@@ -90,7 +91,8 @@ def _sources(folder: Path) -> dict[str, Path]:
                 raise ValueError(f"no file {path}: a finished run has it. Move {folder / run} away, and `make "
                                  "tutorial` makes it again")
             found[f"{run}/{part}"] = path
-    for path in [*folder.glob("judgements/*/*.parquet"), *folder.glob("records/*.json")]:
+    for path in [*folder.glob("*/samples.jsonl"), *folder.glob("judgements/*/*.parquet"),
+                 *folder.glob("records/*.json")]:
         name = path.relative_to(folder).as_posix()
         if NAME.fullmatch(name):
             found[name] = path

@@ -247,9 +247,15 @@ def credited(table: pd.DataFrame, part: str) -> list[str]:
 
 
 def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
-    """The verdicts counted, and (`details`) what each that is not supported leaves open."""
+    """The claims that are decided, in words with their effects; the names of the others, and (`details`) what each that
+    is not supported leaves open."""
     told = []
-    for verdict in ("supported", "reversed", "not supported", "not run"):
+    for verdict in ("supported", "reversed"):
+        for d in (d for d in decisions if d.verdict == verdict):
+            c = d.comparisons[0]
+            told.append(f"**{_capital(verdict)}** {WHERE}: {d.claim.text} ({d.claim.id}; "
+                        f"{points(c.effect, c.low, c.high)} against {name_of(c.against)}).")
+    for verdict in ("not supported", "not run"):
         if names := [d.claim.id for d in decisions if d.verdict == verdict]:
             told.append(f"**{_capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
     if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
