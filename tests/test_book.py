@@ -21,6 +21,7 @@ from PIL import Image
 from lrt.book import assets as book_assets
 from lrt.book import executed as book_executed
 from lrt.book import lists as book_lists
+from lrt.style import GREY, METHODS, STUDY, _png, figure, look
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
@@ -136,6 +137,23 @@ def test_refresh_refuses_a_cell_that_did_not_run(tmp_path):
         book_executed.refresh(runs, tmp_path / "executed")
 
 
+def test_the_smallest_palette_keeps_the_colours_of_the_methods_apart():
+    """A figure with every method in it, reduced as far as a copy may be: each colour stays the one it was."""
+    ours = sorted({look(method)[1] for method in (*METHODS, *STUDY)} | {GREY})
+    fig, [[ax]] = figure("all of them")
+    for y, colour in enumerate(ours):
+        ax.barh(y, 1, color=colour)
+        ax.barh(y, -1, color=colour, alpha=0.3)  # lighter kin, and text, take places in the palette too
+    data = f"data:image/png;base64,{base64.b64encode(_png(fig, 'bars')).decode()}"
+    kind, colours = book_executed.PALETTES[-1]
+    small = book_executed._reduced(book_executed.PNG.search(data), kind, colours)
+    with Image.open(io.BytesIO(base64.b64decode(small.partition(",")[2]))) as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
+    for colour in ours:
+        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        assert (abs(pixels - wanted).max(axis=1) <= 8).sum() > 500, colour
+
+
 def test_palette_shrinks_until_the_copy_fits(tmp_path, monkeypatch):
     _, path = _run(tmp_path)
     whole = len(nbformat.writes(book_executed.copy_of(path)).encode())
@@ -143,7 +161,7 @@ def test_palette_shrinks_until_the_copy_fits(tmp_path, monkeypatch):
     smaller = nbformat.writes(book_executed.copy_of(path))
     assert len(smaller.encode()) < whole - 500
     monkeypatch.setattr(book_executed, "LIMIT", 100)
-    with pytest.raises(ValueError, match="KB with 16 colours"):
+    with pytest.raises(ValueError, match="KB with 64 colours"):
         book_executed.copy_of(path)
 
 
