@@ -30,7 +30,7 @@ def name_of(method: str) -> str:
 
 def share(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """"53 % [45, 61]", without the ends if they are not known."""
-    return f"{100 * value:.0f} %" + ("" if math.isnan(low) else f" [{100 * low:.0f}, {100 * high:.0f}]")
+    return f"{100 * value:z.0f} %" + ("" if math.isnan(low) else f" [{100 * low:z.0f}, {100 * high:z.0f}]")
 
 
 def points(value: float, low: float = math.nan, high: float = math.nan) -> str:
