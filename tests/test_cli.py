@@ -192,14 +192,14 @@ def test_sft_on_own_pairs_leaves_a_model(model, folder, tmp_path):
     arguments = ["train", "sft", "--model", model, "--profile", "ci", "--steps", 1, "--pairs", folder]
     assert "row 8" in refusal(*arguments, "--out", tmp_path / "a")
     few = lrt(*arguments, "--skip-bad", "--out", tmp_path / "b", code=2)
-    assert "left out 1 of 8 rows" in few.stderr and "lrt: 7 pairs with a vote are fewer than the 8" in few.stderr
+    assert "1 problem left out; 7 pairs stay" in few.stderr and "lrt: 7 pairs with a vote are fewer than the 8" in few.stderr
     (tmp_path / "own").mkdir()
     for file in folder.iterdir():
         (tmp_path / "own" / file.name).write_bytes(file.read_bytes())
     table = tmp_path / "own/pairs.jsonl"
     table.write_text(table.read_text() + table.read_text().splitlines()[0] + "\n")
     result = lrt(*arguments[:-1], tmp_path / "own", "--skip-bad", "--out", tmp_path / "run")
-    assert "left out 1 of 9 rows" in result.stderr
+    assert "1 problem left out; 8 pairs stay" in result.stderr
     assert "one seed" in result.stdout and f"model: {tmp_path / 'run/model'}" in result.stdout
     assert models.load(str(tmp_path / "run/model")).name == str(tmp_path / "run/model")
 

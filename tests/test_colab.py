@@ -1,6 +1,7 @@
 """Colab and other clouds: what is installed and what stays, one address everywhere, a notebook from the wheel alone."""
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -84,7 +85,10 @@ def test_extras_and_other_machines_requirements_are_left_out():
     assert colab.missing(lines, {"d-d": "1.0"}) == ["c>=1; python_version >= '3'"]
 
 
-def test_versions_are_read_from_the_folders_of_the_path(tmp_path):
+@pytest.mark.parametrize("finder", ["standard library", "importlib_metadata"])
+def test_versions_are_read_from_the_folders_of_the_path(tmp_path, finder):
+    if finder != "standard library":
+        importlib.import_module(finder)  # from then on it answers for the standard library as well
     for place, version in (("first", "1.5"), ("second", "1.4")):
         (tmp_path / place).mkdir()
         unpack(write_wheel(tmp_path, "Some_Package", version), tmp_path / place)

@@ -145,6 +145,7 @@ WRONG = {
         ("np.mean((one_B & two_B)[used_B])", "np.mean(one_B[used_B]) * np.mean(two_B[used_B])"),
         ("np.mean((one_B | two_B)[used_B])", "np.mean(one_B[used_B]) + np.mean(two_B[used_B])"),
         ("one_B | two_B", "one_B ^ two_B"),
+        ("return math.nan, math.nan", "return 0.0, 0.0"),
     ],
     "accuracy_by_disagreement": [
         ("np.where(answer_B == 1, 1 - p_B, p_B)", "1 - p_B"),
@@ -274,6 +275,20 @@ def test_an_empty_copy_says_what_is_missing(tmp_path):
     for name, one in GRADED.items():
         assert f"\nexercise {one.name}, {name}: not written yet\n" in done.stdout
     assert "Traceback" not in done.stdout and "passed" not in done.stdout
+
+
+def test_a_wrong_answer_gets_its_sentence_first_and_sees_no_test(tmp_path):
+    folder = tmp_path / "mine"
+    exercises.student_copy(folder)
+    text = exercises.adapters(ALL, solved=True)
+    for old, new in ((WRONG["flip_rate"][0]), (WRONG["content_bound"][0])):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / exercises.TESTS / "adapters.py").write_text(text)
+    done = pytest_in(folder, exercises.TESTS, "-k", "content_bound or flip_rate")
+    assert done.returncode == 1 and "2 failed" in done.stdout, done.stdout
+    assert "\nthe judge takes the better image, whichever of the two it is\n" in done.stdout
+    assert "adapters.content_bound(gap_B)" not in done.stdout and "isnan" not in done.stdout, "no line of a test"
 
 
 def test_a_copy_that_is_filled_in_passes(tmp_path):

@@ -69,7 +69,10 @@ def installed(path: list[str] | None = None) -> dict[str, str]:
     """What is installed on `path` (sys.path, if None); of two copies the one that is imported."""
     found: dict[str, str] = {}
     for distribution in metadata.distributions(**({} if path is None else {"path": path})):
-        name = (distribution.metadata or {}).get("Name")
+        try:
+            name = (distribution.metadata or {}).get("Name")
+        except OSError:  # importlib_metadata, which finds distributions too once it is imported, raises
+            name = None
         if name:  # a half-removed distribution has none
             found.setdefault(canonicalize_name(name), distribution.version)
     return found

@@ -29,6 +29,7 @@ QUESTION = re.compile(r"^\*\*Q(\d+)\.\*\* ([^\n]+)\n\n((?:- \([a-z]\) [^\n]+\n)+
                       r"<details><summary>Answer</summary>\n\n(.*?)\n\n</details>", re.M | re.S)
 CODE = re.compile(r"```python\n(.*?)```", re.S)
 TESTS = "exercises"  # the folder of adapters.py and its tests, beside the notebooks
+FOR_AUTHORS = "**In the repository.**"  # begins what a student's copy leaves out of the README
 INTRO = '''"""The graded exercises of the notebooks, to be filled in. Pytest on this file's folder says what is wrong.
 
 Replace a `raise` by your own lines, and leave name, arguments and docstring as they are. An array's name ends in its
@@ -163,12 +164,19 @@ def adapters(found: Sequence[Exercise], solved: bool = False) -> str:
 
 
 def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy of a notebook whose folded solutions are taken out; hints, and the answers to questions, stay."""
+    """A copy of a notebook whose folded solutions are taken out, with the paths of a student's copy; hints, and the
+    answers to questions, stay."""
     notebook = nbformat.from_dict(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = FOLDED.sub(lambda part: "" if part[1] == "Solution" else part[0], cell.source)
+            text = FOLDED.sub(lambda part: "" if part[1] == "Solution" else part[0], cell.source)
+            cell.source = text.replace(f"notebooks/{TESTS}", TESTS)
     return notebook
+
+
+def readme(text: str) -> str:
+    """The README of the exercises as a student's copy has it: its paths, and nothing about how they are made."""
+    return text.partition(FOR_AUTHORS)[0].replace(f"notebooks/{TESTS}", TESTS).rstrip() + "\n"
 
 
 def student_copy(out: str | Path, notebooks: Path | None = None) -> list[Path]:
@@ -184,6 +192,7 @@ def student_copy(out: str | Path, notebooks: Path | None = None) -> list[Path]:
     texts |= {f"{TESTS}/{path.name}": path.read_text(encoding="utf-8")
               for path in sorted((notebooks / TESTS).iterdir()) if path.suffix in (".py", ".md")}
     texts[f"{TESTS}/adapters.py"] = adapters(exercises(notebooks))
+    texts[f"{TESTS}/README.md"] = readme(texts[f"{TESTS}/README.md"])
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as draft:  # whole, or not at all
         whole = Path(draft) / "whole"

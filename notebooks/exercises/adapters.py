@@ -123,10 +123,11 @@ def clipped_objective(ratio_NT, A_N, low=0.2, high=0.28):
 
 
 def listener_rewards(logits_BTV, mask_BT, ids, vote_B):
-    """(B,) the listener's probability on the side of the vote.
+    """(B,) the listener's probability on the side of the vote: a softmax over the logits of "1" and "2" alone.
 
     logits_BTV: (B, T, V) logits, where the position t speaks of the token t + 1; mask_BT: (B, T) 1 for a token, 0 for
-    padding, which is on the left or on the right; ids: the tokens of "1" and "2"; vote_B: (B,) 1 or 2. numpy arrays.
+    padding, which is on the left or on the right; ids: two integers, the tokens of "1" and "2"; vote_B: (B,) 1 or 2.
+    numpy arrays.
     """
     raise NotImplementedError("exercise 4.1, listener_rewards: not written yet")
 
@@ -135,8 +136,8 @@ def listener_parts(p_N, parsable_N, vote_N, pair_N):
     """The listener's part of each completion's reward: a list of N floats and None.
 
     p_N: p(image 1), or None where there is none; parsable_N: whether a completion could be parsed; vote_N: 1 or 2;
-    pair_N: the ids of the pairs. A completion that cannot be parsed earns 0. If one that can be parsed was not scored,
-    every completion of its pair gets None.
+    pair_N: the ids of the pairs. If one that can be parsed was not scored, every completion of its pair gets None,
+    also one that cannot be parsed. In other pairs a completion that cannot be parsed earns 0.
     """
     raise NotImplementedError("exercise 4.2, listener_parts: not written yet")
 
@@ -157,7 +158,7 @@ def two_listeners(answer_B, p_one_B, p_two_B):
     """(share of the answers that both listeners contradict, share that at least one of them does).
 
     answer_B: (B,) 1, 2 or NaN; p_one_B, p_two_B: (B,) each listener's p(image 1), NaN where it did not score, never
-    exactly one half. Where any of the three is NaN, the judgement is left out of both shares.
+    exactly one half. Where any of the three is NaN, the judgement is left out of both shares; NaN if none is left.
     """
     raise NotImplementedError("exercise 5.1, two_listeners: not written yet")
 
@@ -222,7 +223,7 @@ def credits_of_parts(parts_KG, weights_K, x_G):
 
     parts_KG: (K, G) parts of the reward, weights_K: (K,) their weights; x_G: (G,) the property, NaN for a completion
     that does not have it. A part's share of the advantage is w (part - its mean) / (s + 1e-4), with s the standard
-    deviation (G - 1) of the total reward, over the whole group. The credit is the mean of share times (x - mean x) over
-    the completions that have the property.
+    deviation (G - 1) of the total reward, over the whole group. The credit is the mean of share times (x - mean x),
+    both means over the completions that have the property (at least one has).
     """
     raise NotImplementedError("exercise 6.5, credits_of_parts: not written yet")

@@ -7,7 +7,10 @@ def same(got, wanted, why, rtol=1e-6, atol=1e-9):
     """Numbers, arrays or tensors are equal to six digits, NaN where NaN is wanted; `why` is told if not."""
     if hasattr(got, "detach"):
         got = got.detach()
-    np.testing.assert_allclose(np.asarray(got, dtype=float), np.asarray(wanted, dtype=float), rtol, atol, err_msg=why)
+    try:
+        np.testing.assert_allclose(np.asarray(got, dtype=float), np.asarray(wanted, dtype=float), rtol, atol)
+    except AssertionError as error:
+        raise AssertionError(f"{why}\n{str(error).strip()}") from None
 
 
 def same_interval(got, low, high, why, tolerance=0.06):
@@ -15,4 +18,4 @@ def same_interval(got, low, high, why, tolerance=0.06):
     assert np.shape(got) == (2,), f"expected two ends, low and high, not {got!r}"
     apart = np.abs(np.subtract(got, (low, high))) / (high - low)
     said = f"[{got[0]:.4f}, {got[1]:.4f}] instead of about [{low:.4f}, {high:.4f}]"
-    assert (apart < tolerance).all(), f"{said}: {why}"
+    assert (apart < tolerance).all(), f"{why}: {said}"

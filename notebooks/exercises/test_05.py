@@ -24,6 +24,8 @@ def test_two_listeners():
     why = "a listener contradicts where it chooses the other image; judgements with a NaN are left out of both shares"
     same(both, np.mean([all(two) for two in found]), f"both: {why}")
     same(either, np.mean([any(two) for two in found]), f"either: {why}")
+    nothing = adapters.two_listeners(np.array([math.nan]), np.array([0.7]), np.array([0.2]))
+    same(nothing, (math.nan, math.nan), "where no judgement is left there are no shares: NaN, not 0")
 
 
 def test_accuracy_by_disagreement():
