@@ -87,12 +87,13 @@ while len(list(out.glob("*.began"))) < 2:
 value = {value} + seed / 100
 save_records([Record({method!r}, "in_distribution", "accuracy", value, value - 0.1, value + 0.1, 40, seed)],
              out / "records" / f"{{NAME}}.json")
-(out / f"{{NAME}}.env").write_text(os.environ["OMP_NUM_THREADS"] + os.environ["HF_HUB_OFFLINE"])
+(out / f"{{NAME}}.env").write_text(" ".join(os.environ[name] for name in (
+    "OMP_NUM_THREADS", "HF_HUB_OFFLINE", "OMP_WAIT_POLICY")))
 """
     groups = [[notebook(tmp_path / f"{name}.ipynb", code.format(value=value, method=method))
                for name, value, method in (("03_grpo", 0.5, "grpo"), ("04_listener_rewards", 0.6, "grpo_listener"))]]
     page = tutorial.run("ci", out, groups, seed=3)
-    assert [file.read_text() for file in out.glob("*.env")] == ["11", "11"], "one thread each, and offline"
+    assert [file.read_text() for file in out.glob("*.env")] == ["1 1 PASSIVE"] * 2, "one thread each, and offline"
 
     merged = stats.load_records(out / "results.json")
     assert [(r.method, r.value, r.seed) for r in merged] == [("grpo", 0.53, 3), ("grpo_listener", 0.63, 3)]
