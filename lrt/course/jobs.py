@@ -46,7 +46,7 @@ def start(path: Path, executed: Path, given: dict, threads: int | None = None, k
     process inherits, and so holds for as long as it lives."""
     env = os.environ | OFFLINE | {"JUPYTER_PREFER_ENV_PATH": "1", "TOKENIZERS_PARALLELISM": "false"}
     env["OMP_NUM_THREADS"] = str(threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    # Threads that spin while they wait for each other lose whole time slices to any other program: with two threads and a
+    # Threads that spin while they wait for each other lose whole time slices to other programs: with two threads and a
     # busy one beside them a step of SFT took 1.5 s, and 0.55 s where they sleep (0.33 and 0.36 s alone).
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [sys.executable, "-m", "papermill", str(path), str(executed), "-k", "python3", "--no-progress-bar",
