@@ -96,7 +96,7 @@ def words(name, width=14):
 def runs_text(counts):
     """How many training runs are behind a figure; counts: runs a method. A single run is called one seed."""
     most = max(counts, default=0)
-    return "one seed" if most <= 1 else f"{most} seeds" if min(counts) == most else f"1 to {most} seeds"
+    return "one seed" if most <= 1 else f"{most} seeds" if min(counts) == most else f"{min(counts)} to {most} seeds"
 
 
 def records_title(what, records):
