@@ -27,6 +27,7 @@ smartquotes = False  # options such as --help are options, in docstrings too
 
 nb_execution_mode = "off"
 nb_merge_streams = True  # a progress bar stays one block
+nb_render_markdown_format = "myst"  # of outputs: plain CommonMark has no tables
 nb_ipywidgets_js = {"vendor/html-manager/embed.js": {"data-jupyter-widgets-cdn": "vendor/not-served/"}}
 myst_enable_extensions = ["amsmath", "attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

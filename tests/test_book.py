@@ -311,6 +311,15 @@ def pages(site):
     return {path.relative_to(site).as_posix(): Page(path) for path in files}
 
 
+def test_tables_in_outputs_are_tables(site):
+    """Notebook 06 shows its claims as Markdown; an output's Markdown once had no tables on the site."""
+    for page in site.glob("executed/*.html"):
+        text = re.sub(r"<(script|pre)\b.*?</\1>", "", page.read_text(encoding="utf-8"), flags=re.S)
+        assert "| --- |" not in text, f"{page.name}: a table stands there as text"
+    claims = (site / "executed" / "06_controls.html").read_text(encoding="utf-8")
+    assert re.search(r"<th[^>]*>\s*<p>claim</p>\s*</th>", claims)
+
+
 def test_the_site_has_every_written_page_and_every_notebook(site, pages):
     wanted = {f"{path.stem}.html" for path in PAGES} | {f"executed/{path.stem}.html" for path in NOTEBOOKS}
     assert wanted <= set(pages)
