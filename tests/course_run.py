@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from lrt.course import tutorial
+from lrt.course import exercises, tutorial
 
 SOLVED = ("01_data", "02_sft", "03_grpo")  # the others' solutions are run by their tests, on names of their own
 
@@ -44,8 +44,7 @@ def said(cell) -> str:
 def solved(path: Path, into: Path) -> Path:
     """A copy of a notebook with its folded solutions as cells at its end."""
     notebook = nbformat.read(path, as_version=4)
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for code in re.findall(r"<summary>Solution</summary>\s*```python\n(.*?)```", text, re.S):
+    for code in (one.code for one in exercises.exercises() if one.notebook == path.stem):
         notebook.cells.append(nbformat.v4.new_code_cell(code, metadata={"solution": True}))
     nbformat.write(notebook, into / path.name)
     return into / path.name

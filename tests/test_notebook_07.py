@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import course_run
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell
 
 from lrt import models, prompts, stats
 from lrt.course import tutorial
@@ -25,14 +25,8 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "07_real_scale.ip
 def out(tmp_path_factory):
     """The folder of a run of the notebook with its solutions behind it."""
     folder = tmp_path_factory.mktemp("real")
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    solutions = [code for cell in notebook.cells if cell.cell_type == "markdown"
-                 for part in re.findall(r"<summary>Solution</summary>(.*?)</details>", cell.source, re.S)
-                 for code in re.findall(r"```python\n(.*?)```", part, re.S)]
-    assert len(solutions) == 3
-    notebook.cells += [new_code_cell(code) for code in solutions]
-    path = folder / NOTEBOOK.name
-    nbformat.write(notebook, path)
+    path = course_run.solved(NOTEBOOK, folder)
+    assert sum(bool(cell.metadata.get("solution")) for cell in nbformat.read(path, as_version=4).cells) == 3
     tutorial.run_notebooks([[path]], "ci", folder / "run", Display(), steps=2)
     return folder / "run"
 

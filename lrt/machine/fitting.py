@@ -41,13 +41,9 @@ def this_machine(folder: str | Path = ".") -> Machine:
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
         cards.append(Card(about.name, about.total_memory / GB, about.major >= 8))
-    other = _disk(Path(folder)) != _disk(Path(HF_HOME))  # on Colab: Drive, and the machine's own
-    return Machine(tuple(cards), memory_gb(), disk_gb(Path(folder))[1], disk_gb(Path(HF_HOME))[1] if other else None)
-
-
-def _disk(folder: Path) -> int:
-    """The device that a folder is on, or will be."""
-    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists()).stat().st_dev
+    (runs, free), (models, models_free) = disk_gb(Path(folder)), disk_gb(Path(HF_HOME))
+    other = runs.stat().st_dev != models.stat().st_dev  # on Colab: Drive, and the machine's own
+    return Machine(tuple(cards), memory_gb(), free, models_free if other else None)
 
 
 def fit(settings: Profile, machine: Machine) -> Check:
@@ -71,12 +67,13 @@ def fit(settings: Profile, machine: Machine) -> Check:
         said = f"loading takes about {LOADING_GB} GB of CPU memory, and {machine.memory_gb:.1f} GB are free"
         return Check(name, what, False, said + ": close other programs")
     weights = weights_bytes(qwen_config(settings.size), "bf16") / GB
-    apart = machine.models_gb is not None
-    for needed, free, of, advice in (
-        (weights + (0 if apart else RUN_GB), machine.models_gb if apart else machine.disk_gb,
-         "the model takes" if apart else "model and run take", "set HF_HOME to a larger disk"),
-        (RUN_GB, machine.disk_gb, "the run takes", "choose another folder for it"),
-    ):
+    elsewhere = "set HF_HOME to a larger disk"
+    if machine.models_gb is None:
+        disks = [("model and run take", weights + RUN_GB, machine.disk_gb, elsewhere)]
+    else:
+        disks = [("the model takes", weights, machine.models_gb, elsewhere),
+                 ("the run takes", RUN_GB, machine.disk_gb, "choose another folder for it")]
+    for of, needed, free, advice in disks:
         if free < needed:
             said = f"{of} {needed:.0f} GB of disk without the data, and {free:.0f} GB are free"
             return Check(name, what, False, f"{said}: make room, or {advice}")

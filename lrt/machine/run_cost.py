@@ -66,7 +66,7 @@ def run_cost(settings: Profile, rate: Throughput | None = None) -> Cost:
         raise ValueError(f"{settings.name} is a profile of the tiny world: it runs on any machine")
     rate = rate or assumed(settings)
     pairs = settings.grpo_steps * settings.pairs_per_step
-    completions, cards = pairs * settings.num_generations, settings.gpus
+    completions, working = pairs * settings.num_generations, _working(settings)
     prompt = geometry(settings).prompt
     reading, hearing, writing = _flops(settings, rate)
     known = {name: BENCHMARK_PAIRS[name] for name in settings.benchmarks}
@@ -76,15 +76,14 @@ def run_cost(settings: Profile, rate: Throughput | None = None) -> Cost:
     prompts = pairs if settings.vllm_server else completions
     # An engine of a listener's server holds what it read: a group that is spread over several is read by each.
     engines = min(settings.listener_gpus, settings.num_generations) or 1
-    writers, hearers = settings.rollout_gpus or cards, settings.listener_gpus or cards
     per_second = rate.peak * rate.prefill
-    seconds = {
-        "generation": (prompts * reading / per_second + completions * rate.trace / rate.decode) / writers,
-        "listener": (engines * pairs * reading + completions * hearing) / per_second / hearers,
-        "update": completions * writing / (rate.peak * rate.training) / cards,
-        "evaluation": answers * (reading / per_second + rate.trace / rate.judging),  # on one card: `lrt evaluate`
+    seconds = {  # of one card
+        "generation": prompts * reading / per_second + completions * rate.trace / rate.decode,
+        "listener": (engines * pairs * reading + completions * hearing) / per_second,
+        "update": completions * writing / (rate.peak * rate.training),
+        "evaluation": answers * (reading / per_second + rate.trace / rate.judging),
     }
-    hours = {name: value / 3600 for name, value in seconds.items()}
+    hours = {name: value / 3600 / working[name] for name, value in seconds.items()}
     return Cost(
         pairs=pairs,
         completions=completions,
@@ -111,12 +110,19 @@ def _flops(settings: Profile, rate: Throughput) -> tuple[float, float, float]:
     return reading, hearing, images + passes * whole
 
 
+def _working(settings: Profile) -> dict[str, int]:
+    """Cards that work in each phase; the others wait. `lrt evaluate` is one process, on one card."""
+    return {"generation": settings.rollout_gpus or settings.gpus, "listener": settings.listener_gpus or settings.gpus,
+            "update": settings.gpus, "evaluation": 1}
+
+
 def _on(settings: Profile, phase: str, hours: float) -> str:
-    """Which of several cards work in a phase; the others wait."""
-    apart = {"generation": settings.rollout_gpus, "listener": settings.listener_gpus, "update": settings.gpus}
-    if settings.cards == 1 or phase == "evaluation":
-        return " on one card, after training" if settings.cards > 1 else ""
-    working = apart[phase] or settings.gpus
+    """Which of several cards work in a phase, in words."""
+    if settings.cards == 1:
+        return ""
+    if phase == "evaluation":
+        return " on one card, after training"
+    working = _working(settings)[phase]
     return f" on {working} of the cards: {hours * working:,.0f} card hours of work"
 
 

@@ -60,7 +60,9 @@ def read(files: Files, share: float = 1.0, limit: int | None = None, whole: bool
         with FileLock(folder / "lock"):
             pairs = stored(found, folder, "pairs.arrow")
     except ValueError as error:
-        raise error if files.skip_bad else ValueError(f"{error} (--skip-bad leaves out what cannot be read)") from None
+        if files.skip_bad:
+            raise
+        raise ValueError(f"{error} (--skip-bad leaves out what cannot be read)") from None
     problems = [str(error) for error in bad or () if not isinstance(error, NoVote)]
     if not len(pairs):
         why = f"; the first problem: {problems[0]}" if problems else ""

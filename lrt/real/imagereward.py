@@ -165,8 +165,13 @@ def _grouped(numbered: Iterator[tuple[str, dict]], bad: Bad) -> list[_Prompt]:
                 raise ValueError(f"{where}, column image_path: {name!r} is already there for this prompt")
             one.images.append(name)
             one.rank.extend(rank)
-            one.where.append(f"{where}, column {'image_path' if row.get('image_path') else 'image'}")
+            one.where.append(_place(where, row))
     return list(found.values())
+
+
+def _place(where: str, row: dict) -> str:
+    """Where a row's image stands: by this it is found again when the images are unpacked."""
+    return f"{where}, column {'image_path' if row.get('image_path') else 'image'}"
 
 
 def _image_name(row: dict, default: str) -> str:
@@ -190,7 +195,7 @@ class _Unpacked:
         for name, file in parquet_files(path):
             there = parquet_columns(file)
             for where, row in parquet_rows(name, file, [c for c in ("image", "image_path") if c in there]):
-                yield f"{where}, column {'image_path' if row.get('image_path') else 'image'}", row
+                yield _place(where, row), row
 
     def cell(self, name: str, asked: str) -> dict:
         while asked not in self.cells:

@@ -70,8 +70,7 @@ def read(path: str | Path, ranked: Iterable[Ranked]) -> Predictions:
             values[key] = _score(value, where) if form == "image" else _choice(value, where)
     if form is None:
         raise ValueError(f"{path}: no predictions in it; `lrt score --template FILE` writes a file to fill")
-    both = form == "pair" and any((prompt, b, a) in seen for prompt, a, b in seen)
-    return Predictions(form, values, both, tuple(key for key in seen if key not in values))
+    return Predictions(form, values, unanswered=tuple(key for key in seen if key not in values))
 
 
 def _rows(ranked: Iterable[Ranked]) -> dict[str, dict[str, set[int]]]:

@@ -67,8 +67,8 @@ def orders(predictions: Predictions) -> tuple[str, ...]:
     """("any",) for scores, which have none; ("forward", "reverse") where a pair is there in both; else ("given",)."""
     if predictions.form == "image":
         return ("any",)
-    keys = predictions.values
-    both = predictions.both or any((prompt, b, a) in keys for prompt, a, b in keys)
+    asked = {*predictions.values, *predictions.unanswered}
+    both = predictions.both or any((prompt, b, a) in asked for prompt, a, b in asked)
     return ("forward", "reverse") if both else ("given",)
 
 
