@@ -9,12 +9,12 @@ import pytest
 from lrt.files import read_lines
 from lrt.study.baselines import settings_of
 from lrt.study.cell import run_cell
-from lrt.study.claims import rendered
+from lrt.study.costs import cost_table, costs
 from lrt.study.grid import Cell
 from lrt.study.logs import read_run, read_runs
 from lrt.study.outcomes import MEASURES, mean
 from lrt.study.pool import untimed
-from lrt.study.tables import cost_table, costs
+from lrt.study.report import rendered
 
 BASELINES = {
     "sft_answer": {"balance_votes": False},

@@ -14,13 +14,13 @@ from lrt.pairs import tiny_pairs
 from lrt.study import cell as one
 from lrt.study.arms import reward_functions
 from lrt.study.cell import grpo_settings, in_order, run_cell, short
-from lrt.study.claims import rendered
+from lrt.study.costs import costs
 from lrt.study.credit import PROPERTIES, CreditWatch
 from lrt.study.grid import Cell
 from lrt.study.logs import read_run, read_runs
 from lrt.study.pool import check_unfinished, finished, untimed
 from lrt.study.probe import Fixed
-from lrt.study.tables import costs
+from lrt.study.report import rendered
 
 SMALL = Cell(
     "rule", 1, ("nobody", "reasoner"), "rule", steps=3, pairs_per_step=2, num_generations=2, train_pairs=12,

@@ -9,21 +9,14 @@ from study_logs import cell, like_content, like_tint, two, written
 
 from lrt.models import data_dir
 from lrt.stats import holm
-from lrt.study import claims
-from lrt.study.claims import (
-    Claim,
-    claims_table,
-    decide,
-    effects,
-    effects_table,
-    read_claims,
-    reference_of,
-    rendered,
-    write,
-)
+from lrt.study import effects
+from lrt.study.claims import Claim, decide, read_claims
+from lrt.study.effects import against_plain, reference_of, stopped_early
 from lrt.study.grid import read_grid
 from lrt.study.logs import read_run, read_runs
-from lrt.study.outcomes import measure, paired
+from lrt.study.outcomes import measure
+from lrt.study.pairing import paired
+from lrt.study.report import claims_table, effects_table, rendered, write
 from lrt.study.seeds import hierarchical
 
 FLIP = Claim("R1", "a reader", "Answers flip less often", "listener_reader", ("grpo", "rule"), "flip", "lower")
@@ -143,7 +136,7 @@ def test_numbers_are_those_of_the_bootstrap_and_of_holm(tmp_path):
     p = []
     for c in found.comparisons:
         pair = paired(of["listener_reader"], of[c.against], "conflict")
-        interval, own = hierarchical(pair.d_SB, pair.prompt_id_B, n_boot=claims.DRAWS)
+        interval, own = hierarchical(pair.d_SB, pair.prompt_id_B, n_boot=effects.DRAWS)
         assert (c.effect, c.low, c.high, c.p) == (*interval[:3], own)
         assert c.n == 12 - np.isnan(pair.d_SB).all(axis=0).sum()
         p.append(own)
@@ -217,20 +210,31 @@ def test_effects_are_held_against_the_plain_grpo_of_the_same_settings(tmp_path):
         for name, judge, reward in (("grpo_dial_50", like_content, "none"), ("reader_dial_50", like_tint, "listener"))
         for s in range(3)
     ]
-    found = {(e.method, e.reference): e for e in effects(runs, measures=["flip"])}
+    found = {(e.method, e.reference): e for e in against_plain(runs, measures=["flip"])}
     assert found["reader_dial_50", "grpo_dial_50"].effect == 1 and found["grpo_dial_50", "grpo"].effect == -1
     assert [e.seeds for e in found.values()] == [(0, 1), (0, 1, 2)] and len(found) == 2
-    assert effects(runs_of(tmp_path, 2, rule={})) == []  # nothing to hold it against
+    assert against_plain(runs_of(tmp_path, 2, rule={})) == []  # nothing to hold it against
 
 
 def test_effects_at_matched_accuracy(tmp_path):
     """One has at step 2 what the other has at the end: they differ at the last step, and not where they match."""
     runs = [run(tmp_path, "rule", s, lambda step, n: like_content(n, 2 * step), reward="rule") for s in range(2)]
     runs += [run(tmp_path, "grpo", s, lambda step, n: like_content(n, step)) for s in range(2)]
-    last, = effects(runs, measures=["conflict"])
-    matched, = effects(runs, measures=["conflict"], matched=True)
+    last, = against_plain(runs, measures=["conflict"])
+    matched, = against_plain(runs, measures=["conflict"], matched=True)
     assert last.effect > 0 == matched.effect and (last.at, matched.at) == ("last step", "matched accuracy")
     assert (last.n > matched.n) and matched.reference == "grpo"
+
+
+def test_the_best_checkpoint_is_held_against_the_runs_own_last_step(tmp_path):
+    """All right at step 2, on both halves; tint alone at the end."""
+    runs = [run(tmp_path, "grpo", s, lambda step, n: like_content(n, n) if step == 2 else like_tint(n))
+            for s in range(2)]
+    found = {e.measure: e for e in stopped_early(runs, ["flip", "conflict"])}
+    assert found["flip"].effect == -1 and found["conflict"].effect == 1
+    assert {(e.method, e.reference, e.at, e.seeds) for e in found.values()} == {
+        ("grpo", "grpo", "best checkpoint", (0, 1))}
+    assert found["flip"].n < len(runs[0].history()[2]), "the pairs that chose the step do not judge it"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -297,7 +301,7 @@ def test_the_same_logs_give_the_same_bytes(tmp_path):
     first = records["claims"][0]
     assert (first["id"], first["against"], first["verdict"]) == ("R1", "grpo", "not supported")
     assert first["seeds"] == [0, 1, 2]
-    assert {e["at"] for e in records["effects"]} == {"last step", "matched accuracy"}
+    assert {e["at"] for e in records["effects"]} == {"last step", "matched accuracy", "best checkpoint"}
     assert read_grid().labels["rule"] in text  # the study's own words, where the folder has none
 
 
@@ -314,6 +318,6 @@ def test_committed_tables_are_those_of_the_committed_logs():
         pytest.skip("no logs of the study yet: data/study/logs")
     if not (folder / "claims.md").exists():
         pytest.skip("the logs of the study are not all there yet: no data/study/claims.md")
-    page, records = rendered(read_runs(folder / "logs"), read_claims(), read_grid().labels)
+    page, records = rendered(read_runs(folder / "logs"), read_claims(), read_grid().labels, read_runs(folder / "fresh"))
     assert (folder / "claims.md").read_text(encoding="utf-8") == page
     assert (folder / "claims.json").read_text(encoding="utf-8") == records

@@ -5,7 +5,7 @@ import math
 import pytest
 from study_logs import cell, like_content, written
 
-from lrt.study import claims
+from lrt.study import report
 from lrt.study.fresh import fresh_rows, held_against
 from lrt.study.logs import read_runs
 
@@ -40,9 +40,9 @@ def test_a_seed_of_the_study_is_not_fresh(tmp_path):
 
 def test_the_tables_show_them_and_decide_nothing_with_them(tmp_path):
     logs(tmp_path / "logs", [8, 9, 8])
-    before, _ = claims.write(tmp_path)
+    before, _ = report.write(tmp_path)
     without = before.read_text()
     logs(tmp_path / "fresh", [0], first=10)
-    claims.write(tmp_path)
+    report.write(tmp_path)
     text = before.read_text()
     assert "Fresh seeds" in text and text.startswith(without.rstrip())

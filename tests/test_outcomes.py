@@ -10,7 +10,8 @@ from study_logs import cell, like_content, like_tint, measurement, sides, two, w
 
 from lrt.metrics import agree_conflict, mixture
 from lrt.study.logs import read_run
-from lrt.study.outcomes import MEASURES, at_matched, best_by_validation, mean, measure, paired, trajectory, values
+from lrt.study.outcomes import MEASURES, mean, measure, trajectory, values
+from lrt.study.pairing import at_best, at_matched, best_by_validation, paired
 from lrt.study.probe import known, table
 
 NAN = float("nan")
@@ -280,6 +281,14 @@ def test_best_checkpoint_is_chosen_on_half_of_the_prompts_and_judged_on_the_othe
     assert found.step == 4 and found.chosen_at == 1.0  # of equals the earliest
     assert found.table["prompt_id"].tolist() == other.tolist() and mean(found.table, "conflict") == 1
     assert found.table["sampled_said"].tolist() == [5] * 4
+    assert found.last["prompt_id"].tolist() == other.tolist() and mean(found.last, "conflict") == 0
+
+
+def test_what_stopping_early_gains_is_the_best_step_less_the_last(tmp_path):
+    runs = [course(tmp_path, "grpo", [0, 2, 8, 4, 4]), course(tmp_path / "other", "grpo", [0, 1, 2, 8], seed=1)]
+    found = at_best(runs, "conflict")
+    assert found.seeds == (0, 1) and found.d_SB.tolist() == [[1] * 4, [0] * 4]
+    assert at_best([], "conflict").d_SB.size == 0
 
 
 def test_the_last_step_can_be_the_best(tmp_path):

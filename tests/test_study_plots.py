@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrt import stats, style
-from lrt.study import claims, grid, logs, outcomes, story, tables
+from lrt.study import grid, logs, outcomes, story, tables
 from lrt.study import plots as study_plots
-from lrt.study.claims import Claim, Comparison, Decision, Effect
+from lrt.study.claims import Claim, Decision
+from lrt.study.effects import Comparison, Effect, against_plain
 
 NAN = math.nan
 
@@ -139,6 +140,16 @@ def test_credits_leave_out_what_was_not_logged(runs, tmp_path):
     assert tables.credits([run_like(tmp_path, lambda step, n: {})]).empty
 
 
+def test_dead_groups_are_means_over_the_first_steps_and_the_last(runs):
+    shares = [0.0, 0.2, 0.9, 0.1, 0.5, 0.7, 0.3, 0.4]  # eight steps, measured every other one
+    dying = [replace(run, steps=run.steps.assign(dead_groups=shares)) for run in runs[:1]]
+    without = replace(runs[1], steps=runs[1].steps.drop(columns="dead_groups", errors="ignore"))
+    [row] = tables.dead_groups([*dying, without]).itertuples()
+    assert (row.before, row.after) == pytest.approx((0.1, 0.35)), "a run without groups is left out"
+    assert story.dead(tables.dead_groups(dying)) == [
+        "GRPO: 10 % of the groups were dead in its first steps, 35 % in its last (one seed)."]
+
+
 def test_measures_of_a_listener_that_did_not_hear_are_left_out(tmp_path):
     run = run_like(tmp_path, lambda step, n: {}, judges=("reader",))
     assert tables.measured([run]) == ["flip", "conflict", "truth"]
@@ -152,6 +163,13 @@ def effect(low, high, method="listener_reader", name="flip", at="last step"):
     return Effect(method, "grpo", at, name, (low + high) / 2, low, high, 40, (0, 1, 2))
 
 
+def test_a_checkpoint_is_held_against_the_last_step_in_words():
+    [said] = story.effect_sentences([effect(-0.3, -0.1, at="best checkpoint")], "flip")
+    assert "against its own last step (3 seeds): lower, which is better" in said
+    steps = pd.DataFrame({"method": ["rule", "grpo", "grpo"], "seed": [0, 0, 1], "step": [75, 0, 300]})
+    assert story.chosen(steps) == "Steps chosen, seed by seed: GRPO 0 and 300; rule 75."
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_a_direction_is_said_only_where_the_interval_leaves_out_0(a, b):
@@ -163,7 +181,7 @@ def test_a_direction_is_said_only_where_the_interval_leaves_out_0(a, b):
 
 
 def test_one_seed_is_called_one_seed(single):
-    effects = claims.effects(single, measures=["flip"])
+    effects = against_plain(single, measures=["flip"])
     assert all("one seed, so no interval" in said for said in story.effect_sentences(effects, "flip"))
     assert all(said.endswith(": one seed.") for said in story.calibrated(tables.calibration(single), "llava"))
     assert "[" not in story.over_training(tables.curves(single, ["flip"]), "flip")
@@ -243,7 +261,7 @@ def figures(runs):
     planes = tables.curves(runs, ["in_distribution", "uninformative", "reversed"])
     seeds = differences["seed"].nunique()
     yield study_plots.over_training(curves[curves["measure"].isin(names[:2])])
-    yield study_plots.at_the_end(differences, claims.effects(runs, measures=names))
+    yield study_plots.at_the_end(differences, against_plain(runs, measures=names))
     yield study_plots.paths(planes)
     yield study_plots.by_disagreement(bins, seeds, "llava")
     yield study_plots.persuasive_and_true(tables.last(runs, ["truth", "followed/llava"]))
@@ -270,7 +288,7 @@ def test_figures_are_labelled_and_keep_their_texts_on_the_page(request, which):
 
 def test_every_seed_is_a_point_at_the_end(runs):
     differences = tables.differences(runs, ["flip"])
-    fig = study_plots.at_the_end(differences, claims.effects(runs, measures=["flip"]))
+    fig = study_plots.at_the_end(differences, against_plain(runs, measures=["flip"]))
     drawn = sorted(x for line in fig.axes[0].lines if line.get_marker() == "." for x in line.get_xdata())
     assert drawn == pytest.approx(sorted(differences["value"]))
 

@@ -48,7 +48,7 @@ def study_claims(
     folder: Annotated[Path | None, typer.Option(help="Holds logs/; the tables go there. Default: data/study.")] = None,
 ):
     """Hold the logs against the claims: writes claims.md and claims.json."""
-    from lrt.study import claims
+    from lrt.study.report import write
 
-    for path in claims.write(folder):
+    for path in write(folder):
         say(str(path))

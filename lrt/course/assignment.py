@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from lrt.stats import Interval, bootstrap, paired_bootstrap
-from lrt.study import outcomes
+from lrt.study import outcomes, pairing
 from lrt.study.grid import Cell, read_grid
 from lrt.study.logs import Run, read_run
 
@@ -240,7 +240,7 @@ def class_table(found: Sequence[Checked]) -> str:
         lines.append(f"{one.name} (seed {one.seed}): {told}")
     own = {one.seed: one for one in found if not one.fault}
     for a, b in CONTRASTS if own else ():
-        pair = outcomes.paired([one.runs[a] for one in own.values()], [one.runs[b] for one in own.values()], "flip")
+        pair = pairing.paired([one.runs[a] for one in own.values()], [one.runs[b] for one in own.values()], "flip")
         whole, _ = hierarchical(pair.d_SB, pair.prompt_id_B)
         ends = "" if math.isnan(whole.low) else f" [{100 * whole.low:+.0f}, {100 * whole.high:+.0f}]"
         lines.append(f"The class, {a} minus {b}: flips {100 * whole.value:+.0f} points{ends} "

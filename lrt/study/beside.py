@@ -16,7 +16,7 @@ from lrt.study.logs import read_runs
 from lrt.study.outcomes import mean, measure
 from lrt.study.pool import logs_folder
 from lrt.study.seeds import prediction
-from lrt.study.story import name_of, share
+from lrt.study.words import name_of, share
 from lrt.style import GREY, figure, in_order, look, percent, runs_text, words
 
 STUDIED = {  # the notebooks' name of a method -> the study's

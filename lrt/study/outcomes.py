@@ -1,14 +1,13 @@
-"""What each run of the study did to each measured pair, and how two methods differ.
+"""What each run of the study did to each measured pair.
 
 A measure (`MEASURES`) gives one value a pair, NaN where it does not apply, from the table of one measurement
-(`probe.table`). Runs are compared within a seed, on the pairs that both measured: at the last step (`paired`), or where
-both are as accurate in distribution (`at_matched`). An unparsable answer is wrong wherever being right is counted. What
-is measured on traces does not apply to a judge that writes none.
+(`probe.table`). An unparsable answer is wrong wherever being right is counted. What is measured on traces does not
+apply to a judge that writes none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -191,108 +190,3 @@ def trajectory(runs: Sequence[Run], name: str) -> pd.DataFrame:
         for step, table in run.history().items()
     ]
     return pd.DataFrame(rows, columns=["method", "seed", "step", "value"])
-
-
-# --- comparing -------------------------------------------------------------------------------------------------------
-
-
-class Paired(NamedTuple):
-    """Differences on the same pairs, a row a seed; `seeds.hierarchical` takes the last two."""
-
-    seeds: tuple[int, ...]
-    d_SB: np.ndarray  # a - b; NaN where the measure does not apply to one of the two
-    prompt_id_B: np.ndarray
-
-
-def paired(runs_a: Sequence[Run], runs_b: Sequence[Run] | Literal["base"], name: str) -> Paired:
-    """a - b at the last step, by seed; the runs of one method each, on the first pairs that all of them measured.
-
-    `"base"` is the model before training: step 0 of the runs of a.
-    Seeds that one of the two lacks are left out; none in common give arrays of size 0. ValueError for two runs with one
-    seed.
-    """
-    a = _by_seed(runs_a)
-    if runs_b == "base":
-        b = {seed: run.measures[0] for seed, run in a.items()}
-    else:
-        b = {seed: run.final for seed, run in _by_seed(runs_b).items()}
-    return _paired({seed: run.final for seed, run in a.items()}, b, name)
-
-
-def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
-    found: dict[int, Run] = {}
-    for run in runs:
-        if (other := found.setdefault(run.cell.seed, run)) is not run:
-            raise ValueError(f"two runs with seed {run.cell.seed}: {other.cell.name} and {run.cell.name}")
-    return found
-
-
-def _paired(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], name: str) -> Paired:
-    measure(name)
-    seeds = tuple(sorted(set(a) & set(b)))
-    if not seeds:
-        return Paired((), np.empty((0, 0)), np.empty(0, dtype=object))
-    n = min(len(tables[seed]) for tables in (a, b) for seed in seeds)
-    d_SB = np.stack([values(a[seed][:n], name) - values(b[seed][:n], name) for seed in seeds])
-    return Paired(seeds, d_SB, a[seeds[0]]["prompt_id"].to_numpy(object)[:n])
-
-
-class Matched(NamedTuple):
-    """Differences, and how they came about: seed, level, step_a, step_b, difference (the mean), a row a seed."""
-
-    paired: Paired
-    by_seed: pd.DataFrame
-
-
-def at_matched(runs_a: Sequence[Run], runs_b: Sequence[Run], name: str, level_of: str = "in_distribution",
-               steps: pd.DataFrame | None = None) -> Matched:
-    """a - b where both runs of a seed are equally far: each at its own step of `matched_steps`, on the first measured
-    pairs. `steps`: what `matched_steps` gave, if it is at hand (for several measures of the same runs)."""
-    a, b = _by_seed(runs_a), _by_seed(runs_b)
-    steps = matched_steps(runs_a, runs_b, level_of) if steps is None else steps
-    at_a = {seed: a[seed].history()[step] for seed, step in zip(steps["seed"], steps["step_a"], strict=True)}
-    at_b = {seed: b[seed].history()[step] for seed, step in zip(steps["seed"], steps["step_b"], strict=True)}
-    found = _paired(at_a, at_b, name)
-    return Matched(found, steps.assign(difference=pd.DataFrame(found.d_SB).mean(axis=1)))
-
-
-def matched_steps(runs_a: Sequence[Run], runs_b: Sequence[Run], level_of: str = "in_distribution") -> pd.DataFrame:
-    """seed, level, step_a, step_b: for each seed the highest level that both runs reach, and the first measured step at
-    which each does.
-
-    A run's level at a step is the highest value so far of its trajectory of `level_of`, smoothed by medians of three
-    neighbouring measurements (the two ends stay as they are): one lucky measurement in between reaches nothing. If one
-    run never gets above the base, the level is the base's, and both are taken at step 0, where they do not differ.
-    """
-    a, b = _by_seed(runs_a), _by_seed(runs_b)
-    rows = []
-    for seed in sorted(set(a) & set(b)):
-        so_far = [_so_far(runs[seed], level_of) for runs in (a, b)]
-        level = min(reached.max() for reached in so_far)
-        rows.append((seed, level, *(int(reached.index[reached >= level][0]) for reached in so_far)))
-    return pd.DataFrame(rows, columns=["seed", "level", "step_a", "step_b"])
-
-
-def _so_far(run: Run, name: str) -> pd.Series:
-    """step -> the highest level so far. ValueError if there is a step without any."""
-    raw = trajectory([run], name).set_index("step")["value"]
-    if raw.isna().any():
-        raise ValueError(f"{run.cell.name}: {name} applies to no pair at step {raw.index[raw.isna()][0]}")
-    return raw.rolling(3, center=True).median().fillna(raw).cummax()
-
-
-class Best(NamedTuple):
-    step: int
-    chosen_at: float  # accuracy in distribution on the pairs that chose it
-    table: pd.DataFrame  # the other pairs at that step: judge it on these
-
-
-def best_by_validation(run: Run) -> Best:
-    """The checkpoint that somebody with validation pairs would keep: the measured step with the highest accuracy in
-    distribution on the first half of the measured prompts (of equals the earliest), and the other half to judge it."""
-    tables = run.history()
-    prompts = list(dict.fromkeys(tables[0]["prompt_id"]))
-    chooses_B = tables[0]["prompt_id"].isin(prompts[: len(prompts) // 2]).to_numpy()
-    score = {step: mean(table[chooses_B], "in_distribution") for step, table in tables.items()}
-    best = max(score, key=lambda step: (score[step], -step))
-    return Best(best, score[best], tables[best][~chooses_B])

@@ -12,6 +12,7 @@ from lrt.study import claims
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story
 from lrt.study import tables as study_tables
+from lrt.study.effects import against_plain
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.pool import logs_folder
@@ -33,10 +34,10 @@ def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -
     told = study_story.present(runs, grid)[:1]
     if not main:
         return told
-    flips = claims.effects(main, measures=["flip"])
-    matched = claims.effects(main, measures=["flip"], matched=True)
+    flips = against_plain(main, measures=["flip"])
+    matched = against_plain(main, measures=["flip"], matched=True)
     longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
-    long = claims.effects(longer, "grpo_long", ["flip"])
+    long = against_plain(longer, "grpo_long", ["flip"])
     told += study_story.decided([claims.decide(claim, runs) for claim in asked], details=False)
     told += [study_story.prevents(flips, matched, long if method == "listener_reader" else [], method)
              for method in LISTENERS]
@@ -47,7 +48,7 @@ def draw(runs: Sequence[Run], grid: Grid, folder: str | Path) -> Path | None:
     """The differences from plain GRPO at the last step, as NAME.png in a folder; None without any."""
     main = first_tier(runs, grid)
     names = study_tables.measured(main)
-    effects, table = claims.effects(main, measures=names), study_tables.differences(main, names)
+    effects, table = against_plain(main, measures=names), study_tables.differences(main, names)
     if not effects or not len(table):
         return None
     path = Path(folder) / f"{NAME}.png"
@@ -64,7 +65,7 @@ def whole() -> tuple[list[Run], Grid, list[claims.Claim]]:
 def readme_block(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -> str:
     """What stands between MARKS in the README."""
     main = first_tier(runs, grid)
-    alt = study_story.effects_alt(claims.effects(main, measures=study_tables.measured(main)))
+    alt = study_story.effects_alt(against_plain(main, measures=study_tables.measured(main)))
     picture = f"![{alt}](book/figures/{NAME}.png)"
     lines = "\n".join(f"- {text}" for text in paragraphs(runs, grid, asked))
     return f"{MARKS[0]}\n{picture}\n\n*Tiny world, every run of it trained here.*\n\n{lines}\n{MARKS[1]}"

@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from lrt.plots import accuracy_by_disagreement
-from lrt.study.claims import Effect
 from lrt.study.credit import CREDITED
+from lrt.study.effects import Effect
 from lrt.study.outcomes import measure
 from lrt.study.tables import PLAIN, Split, over_seeds
 from lrt.style import BLACK, BLUE, GREEN, GREY, figure, in_order, legend, look, percent, runs_text, words
@@ -110,7 +110,7 @@ def over_training(table: pd.DataFrame, title: str = "Over training"):
 
 def at_the_end(table: pd.DataFrame, effects: Sequence[Effect]):
     """Differences from plain GRPO at the last step, a panel a measure: every seed a point, the mean with the interval
-    over seeds and prompts. table: `study_tables.differences`; effects: `claims.effects`."""
+    over seeds and prompts. table: `study_tables.differences`; effects: `effects.against_plain`."""
     _something(table, "differences")
     names, methods = list(table["measure"].unique()), in_order(table["method"])
     title = _title("Against plain GRPO at the last step", table, "dots: single runs; bars: over seeds and prompts")

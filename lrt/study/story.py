@@ -5,49 +5,22 @@ there is none, since one seed has none, that is said. Every function returns a s
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lrt.stats import several_seeds
-from lrt.study.claims import PLANNED, WHERE, Decision, Effect, in_points
+from lrt.study.claims import PLANNED, WHERE, Decision
 from lrt.study.credit import CREDITED
+from lrt.study.effects import Effect
 from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
 from lrt.study.tables import Split, over_seeds
-from lrt.style import in_order, look
+from lrt.study.words import capital, listed, name_of, points, seeds_text, share, side
+from lrt.style import in_order
 
 SEEN_SIZE = 0.1  # a help of 10 points: what the plan asks the study to be able to exclude
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
-
-
-def name_of(method: str) -> str:
-    return look(method)[0]
-
-
-def share(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """"53 % [45, 61]", without the ends if they are not known."""
-    return f"{100 * value:z.0f} %" + ("" if math.isnan(low) else f" [{100 * low:z.0f}, {100 * high:z.0f}]")
-
-
-def points(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """"-12.0 points [-20.1, -3.9]", without the ends if they are not known."""
-    ends = "no interval" if math.isnan(low) else f"{in_points(low)}, {in_points(high)}"
-    return f"{in_points(value)} points [{ends}]"
-
-
-def side(low: float, high: float) -> str:
-    """"higher" or "lower" where the interval of a difference leaves out 0, "" where it does not, or is not known."""
-    return "higher" if low > 0 else "lower" if high < 0 else ""
-
-
-def listed(names: Iterable[str]) -> str:
-    """"a, b and c"; "none" of nothing."""
-    *most, end = list(names) or ["none"]
-    return f"{', '.join(most)} and {end}" if most else end
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------
@@ -98,19 +71,20 @@ def over_training(table: pd.DataFrame, name: str) -> str:
         first, end = mean.iloc[0], mean.iloc[-1]
         told.append(f"{name_of(method)} from {share(first['mean'])} to {share(*end[['mean', 'low', 'high']])} "
                     f"(n = {int(end['seeds'])})")
-    return f"{_capital(measure(name).label)}: {'; '.join(told)}."
+    return f"{capital(measure(name).label)}: {'; '.join(told)}."
 
 
 def effect_sentences(effects: Sequence[Effect], name: str) -> list[str]:
-    """Each method's difference from plain GRPO in one measure."""
+    """Each method's difference in one measure, from plain GRPO or (`stopped_early`) from its own last step."""
     told = []
     for e in (e for e in effects if e.measure == name and not math.isnan(e.effect)):
         word, better = side(e.low, e.high), measure(name).better
         verdict = "one seed, so no interval" if math.isnan(e.low) else "not clearly different"
         if word:
             verdict = word + ("" if better is None else ", which is better" if word == better else ", which is worse")
+        other = "its own last step" if e.at == "best checkpoint" else name_of(e.reference)
         told.append(f"{name_of(e.method)}, {measure(name).label}: {points(e.effect, e.low, e.high)} against "
-                    f"{name_of(e.reference)} ({_seeds(len(e.seeds))}): {verdict}.")
+                    f"{other} ({seeds_text(len(e.seeds))}): {verdict}.")
     return told
 
 
@@ -124,12 +98,12 @@ def effects_alt(effects: Sequence[Effect]) -> str:
         if not clear:
             clear = "one seed, no interval" if all(math.isnan(e.low) for e in own) else "no clear difference"
         told.append(f"{measure(name).label}: {clear}")
-    return f"Differences from plain GRPO at the last step. {'. '.join(map(_capital, told))}."
+    return f"Differences from plain GRPO at the last step. {'. '.join(map(capital, told))}."
 
 
 def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[Effect], method: str) -> str:
     """The plan's three words for a listener, by `flip` against plain GRPO: prevents, delays, neither. Each list holds
-    `claims.effects`: at the last step, at matched accuracy, and (of any method) at the last of 900 steps."""
+    `effects.against_plain`: at the last step, at matched accuracy, and (of any method) at the last of 900 steps."""
     at_end, at_matched = ([e for e in found if e.method == method and e.measure == "flip"] for found in (last, matched))
     later = [e for e in long if e.measure == "flip"]
     if not at_end or math.isnan(at_end[0].low):
@@ -150,6 +124,24 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
 
 def _three(e: Effect) -> tuple[float, float, float]:
     return e.effect, e.low, e.high
+
+
+def chosen(steps: pd.DataFrame) -> str:
+    """Which steps validation chose; steps: method, seed, step."""
+    told = [f"{name_of(m)} {listed(map(str, steps.loc[steps['method'] == m, 'step']))}" for m in
+            in_order(steps["method"])]
+    return f"Steps chosen, seed by seed: {'; '.join(told)}."
+
+
+def dead(table: pd.DataFrame) -> list[str]:
+    """How the share of dead groups moved; table: `tables.dead_groups`."""
+    told = []
+    for method in in_order(table["method"]):
+        own = table[table["method"] == method]
+        first, end = (several_seeds(own[when])[:3] for when in ("before", "after"))
+        told.append(f"{name_of(method)}: {share(*first)} of the groups were dead in its first steps, {share(*end)} in "
+                    f"its last ({seeds_text(len(own))}).")
+    return told
 
 
 def paths(table: pd.DataFrame) -> str:
@@ -253,11 +245,11 @@ def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
     for verdict in ("supported", "reversed"):
         for d in (d for d in decisions if d.verdict == verdict):
             c = d.comparisons[0]
-            told.append(f"**{_capital(verdict)}** {WHERE}: {d.claim.text} ({d.claim.id}; "
+            told.append(f"**{capital(verdict)}** {WHERE}: {d.claim.text} ({d.claim.id}; "
                         f"{points(c.effect, c.low, c.high)} against {name_of(c.against)}).")
     for verdict in ("not supported", "not run"):
         if names := [d.claim.id for d in decisions if d.verdict == verdict]:
-            told.append(f"**{_capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
+            told.append(f"**{capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
     if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
         told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest "
                     f"on fewer, {min(d.seeds for d in early)} at least.")
@@ -271,11 +263,3 @@ def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
         text += f"; an effect of {100 * SEEN_SIZE:.0f} points as predicted is {size}"
         open_ones.setdefault(text, []).append(d.claim.id)
     return told + [f"{listed(names)}: {text}." for text, names in open_ones.items()]
-
-
-def _seeds(n: int) -> str:
-    return "one seed" if n == 1 else f"{n} seeds"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

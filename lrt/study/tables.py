@@ -5,8 +5,7 @@ Every function takes what `logs.read_runs` returns, or a part of it, and works w
 nothing is empty, an interval over one seed has NaN ends.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -14,12 +13,11 @@ import numpy as np
 import pandas as pd
 
 from lrt.contradiction import EDGES
-from lrt.pairs import tiny_votes
-from lrt.rows import balanced_order, row_order
 from lrt.stats import NAN, bootstrap, ece, several_seeds
 from lrt.study.credit import PROPERTIES
 from lrt.study.logs import Run
-from lrt.study.outcomes import mean, paired, trajectory, values
+from lrt.study.outcomes import mean, trajectory, values
+from lrt.study.pairing import paired
 from lrt.study.seeds import hierarchical
 from lrt.style import in_order, look
 
@@ -215,63 +213,17 @@ def credits(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["property", "part", "method", "seed", "step", "value"])
 
 
+def dead_groups(runs: Sequence[Run]) -> pd.DataFrame:
+    """method, seed, before, after: the share of groups whose completions all earned the same, in the steps before the
+    first measurement on the way and in those before the last. Runs that have no groups are left out."""
+    blocks = [(run, _in_blocks(run, "dead_groups")) for run in runs]
+    rows = [(run.cell.method, run.cell.seed, *own.iloc[[0, -1]]) for run, own in blocks if len(own)]
+    return pd.DataFrame(rows, columns=["method", "seed", "before", "after"])
+
+
 def _in_blocks(run: Run, column: str) -> pd.Series:
     """step -> the mean of a logged column over the steps since the measurement before; empty if it was not logged."""
     if column not in run.steps:
         return pd.Series(dtype=float)
     every, steps = run.cell.measure_every, run.steps.index
     return run.steps[column].groupby(np.minimum(-(-steps // every) * every, run.cell.steps)).mean().dropna()
-
-
-# --- what a method costs ---------------------------------------------------------------------------------------------
-
-
-COSTS = {  # what stands side by side when methods learn from the same votes
-    "unique": "labels used",  # pairs whose vote was seen
-    "views": "label views",  # how often a vote was seen, over all pairs
-    "generated_tokens": "tokens generated",  # all that the policy wrote in order to learn
-    "steps": "optimiser steps",
-    "seconds": "seconds",  # of training, on whatever else the machine did: an order of magnitude
-}
-
-
-def costs(runs: Sequence[Run]) -> pd.DataFrame:
-    """method, seed, and a column for each of `COSTS`.
-
-    GRPO's logs from before there were baselines do not tell the first three: labels then follow from the settings, and
-    tokens from the mean lengths of completions, which logs hold to three digits.
-    """
-    rows = []
-    for run in runs:
-        told = run.header.get("labels") or _labels_of_grpo(run)
-        own = (told["unique"], told["views"], told["generated_tokens"], run.cell.steps, run.seconds)
-        rows.append((run.cell.method, run.cell.seed, *own))
-    return pd.DataFrame(rows, columns=["method", "seed", *COSTS])
-
-
-def _labels_of_grpo(run: Run) -> dict:
-    of = run.cell
-    unique = _unique_pairs(of.train_pairs, of.pairs_per_step, of.steps, of.seed, of.balance_votes)
-    per_step = of.pairs_per_step * of.num_generations
-    tokens = run.steps["length"].sum() * per_step if "length" in run.steps else NAN
-    return {"unique": unique, "views": of.steps * of.pairs_per_step, "generated_tokens": tokens}
-
-
-@cache
-def _unique_pairs(train_pairs: int, per_step: int, steps: int, seed: int, balance: bool) -> int:
-    votes, size = tiny_votes("train", train_pairs, seed), (per_step, steps, seed)
-    return len(set(balanced_order(votes, *size) if balance else row_order(train_pairs, *size)))
-
-
-def cost_table(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Cells of text, a row a method, named by `labels` where they are given: means over its runs, "-" for what is not
-    known."""
-    cells: dict[str, dict[str, str]] = {}
-    for method in in_order(table["method"]):
-        own = table[table["method"] == method]
-        name = (labels or {}).get(method, look(method)[0])
-        cells.setdefault("runs", {})[name] = str(len(own))
-        for column, head in COSTS.items():
-            value = own[column].mean()
-            cells.setdefault(head, {})[name] = "-" if np.isnan(value) else f"{value:,.0f}"
-    return pd.DataFrame(cells)

@@ -1,0 +1,102 @@
+"""How far apart two methods are: differences paired by seed, with intervals over seeds and prompts. No verdicts
+(`lrt.study.claims` gives those).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from lrt.study.grid import Cell
+from lrt.study.logs import Run
+from lrt.study.pairing import Paired, at_best, at_matched, matched_steps, paired
+from lrt.study.seeds import hierarchical
+
+LEVEL = 0.05
+DRAWS = 10_000  # of the bootstrap, where a verdict hangs on them
+SHOWN = ("flip", "conflict", "contradiction/llava", "truth", "told", "in_distribution")
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One difference, method - against, in the measure's own unit (a share of pairs: 0.1 is 10 points)."""
+
+    against: str
+    effect: float
+    low: float  # 95 %, for this comparison alone
+    high: float
+    p: float
+    p_holm: float  # adjusted within the claim; NaN unless all its comparisons were run
+    n: int  # pairs
+    seeds: tuple[int, ...]
+
+
+def compared(found: Paired, against: str) -> Comparison:
+    interval, p = hierarchical(found.d_SB, found.prompt_id_B, n_boot=DRAWS, level=1 - LEVEL)
+    known_SB = ~np.isnan(found.d_SB)
+    seeds = tuple(s for s, any_pair in zip(found.seeds, known_SB.any(axis=1), strict=True) if any_pair)
+    return Comparison(against, *interval[:3], p, NAN, int(known_SB.any(axis=0).sum()), seeds)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A method against the plain GRPO that shares its settings, or against itself, at its last step."""
+
+    method: str
+    reference: str
+    at: Literal["last step", "matched accuracy", "best checkpoint"]
+    measure: str
+    effect: float
+    low: float
+    high: float
+    n: int  # pairs
+    seeds: tuple[int, ...]
+
+
+def reference_of(method: str, cells: Mapping[str, Cell], reference: str = "grpo") -> str:
+    """The plain GRPO whose settings are those of a method but for its reward; `reference` if there is none, and for
+    itself. cells: one of each method."""
+    def but_for_reward(cell: Cell) -> Cell:
+        return replace(cell, method="", seed=0, reward="none", listeners=(), verdict=True, weights=())
+
+    wanted = but_for_reward(cells[method])
+    same = [name for name, cell in cells.items()
+            if name != method and cell.reward == "none" and but_for_reward(cell) == wanted]
+    return reference if reference in (method, *same) or not same else sorted(same)[0]
+
+
+def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequence[str] = SHOWN,
+                  matched: bool = False) -> list[Effect]:
+    """Each method against its reference (`reference_of`), at the last step or where both are as accurate in
+    distribution (`pairing.at_matched`). The reference itself has none, nor has a method whose reference has no runs.
+    """
+    cells = {run.cell.method: run.cell for run in runs}
+    of = {name: [run for run in runs if run.cell.method == name] for name in cells}
+    found = []
+    for method in cells:
+        other = reference_of(method, cells, reference)
+        if other == method or other not in of:
+            continue
+        a, b = of[method], of[other]
+        steps = matched_steps(a, b) if matched else None
+        for name in measures:
+            c = compared(at_matched(a, b, name, steps=steps).paired if matched else paired(a, b, name), other)
+            at = "matched accuracy" if matched else "last step"
+            found.append(_effect(method, at, name, c))
+    return found
+
+
+def stopped_early(runs: Sequence[Run], measures: Sequence[str] = SHOWN) -> list[Effect]:
+    """What each method would have gained by keeping the checkpoint that validation pairs of the training distribution
+    choose (`pairing.at_best`): a difference from its own last step."""
+    of: dict[str, list[Run]] = {}
+    for run in runs:
+        of.setdefault(run.cell.method, []).append(run)
+    return [_effect(method, "best checkpoint", name, compared(at_best(own, name), method))
+            for method, own in of.items() for name in measures]
+
+
+def _effect(method: str, at: str, name: str, c: Comparison) -> Effect:
+    return Effect(method, c.against, at, name, c.effect, c.low, c.high, c.n, c.seeds)

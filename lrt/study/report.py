@@ -1,0 +1,135 @@
+"""The study's results as tables: `write` keeps them beside the logs (`lrt study claims`)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from lrt.models import data_dir
+from lrt.study.claims import BASE, WHERE, Claim, Decision, decide, read_claims
+from lrt.study.effects import SHOWN, Comparison, Effect, against_plain, stopped_early
+from lrt.study.fresh import fresh_rows, held_against
+from lrt.study.grid import read_grid
+from lrt.study.logs import Run, read_runs
+from lrt.study.outcomes import measure
+from lrt.study.words import in_points
+
+CHOSEN = ("Each run's checkpoint of highest accuracy in distribution on half of the pairs that are measured on the "
+          "way: what it gains over the last step of that run, on the other half. Few pairs, so read the intervals.")
+
+
+def claims_table(decisions: Sequence[Decision]) -> str:
+    """Markdown: a line that says what it stands on, and a row a comparison."""
+    rows = []
+    for d in decisions:
+        for i, c in enumerate(d.comparisons):
+            first = i == 0
+            claim = f"**{d.claim.id}** {d.claim.text}" if first else d.claim.id
+            rows.append((claim, d.claim.predicted, c.against, _points(c), c.n or "", len(c.seeds) or "",
+                         _p(c.p_holm), d.in_words() if first else ""))
+    used = {(method, seed) for d in decisions for c in d.comparisons for seed in c.seeds
+            for method in (d.claim.method, c.against) if method != BASE}
+    head = ("claim", "predicted", "against", "effect, points", "pairs", "seeds", "p (Holm)", "verdict")
+    return f"{_stands_on(used)}\n\n{_markdown(head, rows)}"
+
+
+def effects_table(runs: Sequence[Run], reference: str = "grpo", measures: Sequence[str] = SHOWN,
+                  matched: bool = False, labels: Mapping[str, str] | None = None) -> str:
+    """Markdown: a row a method, a column a measure; effects and intervals, no verdicts. `labels`: method -> a few
+    words; they also give the order of rows."""
+    return tabulated(against_plain(runs, reference, measures, matched), labels)
+
+
+def tabulated(found: Sequence[Effect], labels: Mapping[str, str] | None = None) -> str:
+    """Markdown, of effects that are known: see `effects_table`."""
+    labels = labels or {}
+    of = {(e.method, e.measure): e for e in found}
+    methods, measures = (list(dict.fromkeys(names)) for names in (zip(*of, strict=True) if of else ((), ())))
+    order = [name for name in labels if name in methods] + [name for name in methods if name not in labels]
+    rows = []
+    for method in order:
+        own = [of[method, name] for name in measures]
+        against = "its last step" if own[0].at == "best checkpoint" else own[0].reference
+        rows.append((labels.get(method, method), against, max(len(e.seeds) for e in own), *map(_points, own)))
+    used = {(method, seed) for e in found for seed in e.seeds for method in (e.method, e.reference)}
+    head = ("method", "against", "seeds", *(measure(name).label for name in measures))
+    return f"{_stands_on(used)}\n" + (f"\n{_markdown(head, rows)}" if rows else "")
+
+
+def _stands_on(used: set[tuple[str, int]]) -> str:
+    """How many runs, methods and seeds."""
+    if not used:
+        return f"No runs to compare {WHERE} yet."
+    methods, seeds = {method for method, _ in used}, sorted({seed for _, seed in used})
+    gapless = len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1
+    which = f"{seeds[0]} to {seeds[-1]}" if gapless else ", ".join(map(str, seeds))
+    return (f"{len(used)} runs {WHERE}: {len(methods)} methods, {'seeds' if len(seeds) > 1 else 'seed'} {which}. "
+            "Effects are differences in points, with 95 % intervals over seeds and prompts.")
+
+
+def _points(c: Comparison | Effect) -> str:
+    value, low, high = map(in_points, (c.effect, c.low, c.high))
+    return "" if np.isnan(c.effect) else value if np.isnan(c.low) else f"{value} [{low}, {high}]"
+
+
+def _p(p: float) -> str:
+    return "" if np.isnan(p) else f"{p:.4f}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def rendered(runs: Sequence[Run], claims: Sequence[Claim], labels: Mapping[str, str] | None = None,
+             fresh: Sequence[Run] = ()) -> tuple[str, str]:
+    """(claims.md, claims.json): the same bytes from the same logs. `fresh`: runs of seeds that decide nothing."""
+    decisions, labels = [decide(claim, runs) for claim in claims], labels or {}
+    last = against_plain(runs)
+    matched = against_plain(runs, measures=[name for name in SHOWN if name != "in_distribution"], matched=True)
+    deciding = {name for claim in claims for name in (claim.method, *claim.against)}
+    early = stopped_early([run for run in runs if run.cell.method in deciding])
+    parts = {
+        "# The claims and the logs": "Made by `lrt study claims`, from logs/. What decides: PLAN.md.",
+        "## Claims": claims_table(decisions),
+        "## Every method at the last step": tabulated(last, labels),
+        "## Every method where it is as accurate in distribution as what it is held against":
+            tabulated(matched, labels),
+        "## The best checkpoint by validation in distribution, against a run's own last step":
+            f"{CHOSEN}\n\n{tabulated(early, labels)}",
+    }
+    if fresh:
+        head = ["method", "measure", "runs", "one new run, 95 %", "fresh runs", "inside"]
+        parts["## Fresh seeds where single runs are expected, per cent"] = _markdown(head, fresh_rows(
+            held_against(runs, fresh)))
+    records = {
+        "claims": [asdict(d.claim) | asdict(c) | {"verdict": d.verdict} for d in decisions for c in d.comparisons],
+        "effects": [asdict(effect) for effect in [*last, *matched, *early]],
+    }
+    page = "\n".join(f"{head}\n\n{body.rstrip()}\n" for head, body in parts.items())
+    lists = [f'"{name}": [\n' + ",\n".join(json.dumps(_plain(row)) for row in rows) + "\n]"
+             for name, rows in records.items()]
+    return page, "{\n" + ",\n".join(lists) + "\n}\n"
+
+
+def _plain(row: dict) -> dict:
+    """Six digits, which are the same on every machine, and null for NaN."""
+    return {name: (None if np.isnan(v) else round(v, 6)) if isinstance(v, float) else v for name, v in row.items()}
+
+
+def write(folder: str | Path | None = None) -> tuple[Path, Path]:
+    """Write claims.md and claims.json into a folder of the study (by default `data/study`), from the logs in its
+    `logs`; its own claims.toml and study.toml count, if it has them, otherwise the study's."""
+    folder = Path(folder) if folder else data_dir() / "study"
+    claims, grid = (path if path.exists() else None for path in (folder / "claims.toml", folder / "study.toml"))
+    runs, fresh = (read_runs(folder / name) for name in ("logs", "fresh"))
+    texts = rendered(runs, read_claims(claims), read_grid(grid).labels, fresh)
+    paths = folder / "claims.md", folder / "claims.json"
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding="utf-8")
+    return paths

@@ -1,0 +1,45 @@
+"""Names, shares and differences as sentences and tables write them."""
+
+import math
+from collections.abc import Iterable
+
+from lrt.style import look
+
+
+def name_of(method: str) -> str:
+    return look(method)[0]
+
+
+def share(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """"53 % [45, 61]", without the ends if they are not known."""
+    return f"{100 * value:z.0f} %" + ("" if math.isnan(low) else f" [{100 * low:z.0f}, {100 * high:z.0f}]")
+
+
+def in_points(difference: float) -> str:
+    """"-12.0" for a difference of shares of -0.12."""
+    return f"{round(100 * difference, 1) + 0:+.1f}"  # + 0: never "-0.0"
+
+
+def points(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """"-12.0 points [-20.1, -3.9]", without the ends if they are not known."""
+    ends = "no interval" if math.isnan(low) else f"{in_points(low)}, {in_points(high)}"
+    return f"{in_points(value)} points [{ends}]"
+
+
+def side(low: float, high: float) -> str:
+    """"higher" or "lower" where the interval of a difference leaves out 0, "" where it does not, or is not known."""
+    return "higher" if low > 0 else "lower" if high < 0 else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """"a, b and c"; "none" of nothing."""
+    *most, end = list(names) or ["none"]
+    return f"{', '.join(most)} and {end}" if most else end
+
+
+def seeds_text(n: int) -> str:
+    return "one seed" if n == 1 else f"{n} seeds"
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
