@@ -31,6 +31,7 @@ from lrt.prompts import TINY_WORDING, listener_continuation, messages
 from lrt.world import Scene, Thing
 
 SAVE_EVERY = 50  # steps
+LISTENER_PAIRS = 1800  # whose votes a listener learns to tell from traces
 STAGES = ("see", "speak", "compare", "again")
 
 
@@ -252,7 +253,7 @@ def train_stage(model, processor, recipe: Recipe, name: str, stage: Stage, state
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         losses = saved["losses"]
-    rows = list(tiny_pairs("listener", 1800, shortcut=recipe.reading.shortcut)) if name == "read" else None
+    rows = list(tiny_pairs("listener", LISTENER_PAIRS, shortcut=recipe.reading.shortcut)) if name == "read" else None
     model.train()
     started, first = time.time(), len(losses)
     for step in range(first, stop or stage.steps):

@@ -10,8 +10,8 @@ from study_logs import cell, like_content, like_tint, two, written
 from lrt.models import data_dir
 from lrt.stats import holm
 from lrt.study import effects
-from lrt.study.claims import Claim, decide, read_claims
-from lrt.study.effects import against_plain, reference_of, stopped_early
+from lrt.study.claims import PLANNED, Claim, decide, read_claims
+from lrt.study.effects import against_plain, reference_of, stopped_early, versus
 from lrt.study.grid import read_grid
 from lrt.study.logs import read_run, read_runs
 from lrt.study.outcomes import measure
@@ -226,6 +226,12 @@ def test_effects_at_matched_accuracy(tmp_path):
     assert (last.n > matched.n) and matched.reference == "grpo"
 
 
+def test_any_two_methods(tmp_path):
+    runs = runs_of(tmp_path, 2, binary=like_content, rule=like_tint)
+    [found] = versus(runs, "binary", "rule", ["flip"])
+    assert (found.method, found.reference, found.effect, found.seeds) == ("binary", "rule", -1, (0, 1))
+
+
 def test_the_best_checkpoint_is_held_against_the_runs_own_last_step(tmp_path):
     """All right at step 2, on both halves; tint alone at the end."""
     runs = [run(tmp_path, "grpo", s, lambda step, n: like_content(n, n) if step == 2 else like_tint(n))
@@ -257,6 +263,23 @@ def test_claims_table_says_what_it_stands_on(tmp_path):
 def test_with_the_planned_seeds_a_verdict_stands_alone(tmp_path):
     runs = runs_of(tmp_path, 10, listener_reader=like_content, grpo=like_tint, rule=like_content)
     assert decide(FLIP, runs).in_words() == "**not supported** in the tiny world"
+    assert PLANNED == len(read_grid().tiers[0].seeds)
+
+
+def test_a_seed_whose_traces_state_nothing_was_run_all_the_same(tmp_path):
+    silent = run(tmp_path, "rule", 9, lambda step, n: {"sampled_said": "0" * n, "sampled_true": "0" * n})
+    runs = [*runs_of(tmp_path, 10, listener_reader={}, grpo={}), *runs_of(tmp_path, 9, rule={}), silent]
+    found = decide(replace(FLIP, measure="truth"), runs)
+    assert [(len(c.seeds), c.left_out) for c in found.comparisons] == [(10, ()), (9, (9,))]
+    assert found.in_words() == "**not supported** in the tiny world", "not on the way to a tenth"
+    assert "| 9 of 10 |" in claims_table([found])
+    assert " (9 of 10) |" in effects_table(runs, measures=["flip", "truth"])
+
+
+def test_a_seed_beyond_the_plan_decides_nothing(tmp_path):
+    written(tmp_path / "logs", cell("grpo", 10))
+    with pytest.raises(ValueError, match=r"logs/grpo.s10.jsonl: seed 10 is not one of the plan's; .* in .*fresh"):
+        write(tmp_path)
 
 
 def test_tables_without_runs():

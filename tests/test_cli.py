@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import study_logs
 from listener_server import says, serving
 from typer.testing import CliRunner
 
@@ -332,3 +333,14 @@ def test_a_notebook_that_fails_is_told_and_ends_with_1(monkeypatch, tmp_path):
     result = lrt("tutorial", "--profile", "ci", "--out", tmp_path, "--seed", 3, code=1)
     assert called == {"profile": "ci", "out": tmp_path, "seed": 3}
     assert "lrt: 03_grpo stopped in cell 7" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_logs_of_one_run_killed_and_not_killed_are_compared(tmp_path):
+    a, b, c = (study_logs.written(tmp_path / name, study_logs.cell()) for name in "abc")
+    b.write_text(b.read_text().replace('"time_step": 0.5', '"time_step": 9'))
+    c.write_text(c.read_text().replace('"reward": 3.0', '"reward": 3.5'))
+    assert a.read_text() != b.read_text() and "the same but for times: 4 steps" in lrt("study", "compare", a, b).stdout
+    different = lrt("study", "compare", a, c, code=1)
+    assert "line 4, reward: 3.0 and 3.5" in different.stdout and "differ in 1 values" in different.stderr
+    b.write_text(b.read_text()[:200])
+    assert "b/grpo.s0.jsonl, line" in refusal("study", "compare", a, b)

@@ -1,7 +1,5 @@
 """Fresh seeds against the prediction interval of the study's own."""
 
-import math
-
 import pytest
 from study_logs import cell, like_content, written
 
@@ -28,8 +26,18 @@ def test_a_run_like_the_others_is_inside_and_another_is_not(tmp_path):
 
 
 def test_one_run_expects_nothing(tmp_path):
-    [one] = held_against(logs(tmp_path / "logs", [8]), logs(tmp_path / "fresh", [8], first=10), ["flip"])
-    assert math.isnan(one.low) and not one.inside and fresh_rows([one])[0][3] == ""
+    assert held_against(logs(tmp_path / "logs", [8]), logs(tmp_path / "fresh", [8], first=10), ["flip"]) == []
+
+
+def test_what_does_not_apply_is_neither_inside_nor_outside(tmp_path):
+    written(tmp_path / "fresh", cell("grpo", 10), lambda step, n: {"sampled_said": "0" * n, "sampled_true": "0" * n})
+    found = held_against(logs(tmp_path / "logs", [8, 9]), read_runs(tmp_path / "fresh"), ["flip", "truth"])
+    assert [f.measure for f in found] == ["flip"]
+
+
+def test_intervals_of_shares_are_shown_within_0_and_100(tmp_path):
+    found = held_against(logs(tmp_path / "logs", [0, 12]), logs(tmp_path / "fresh", [8], first=10), ["conflict"])
+    assert found[0].low < 0 < 1 < found[0].high and fresh_rows(found)[0][3] == "[0.0, 100.0]"
 
 
 def test_a_seed_of_the_study_is_not_fresh(tmp_path):

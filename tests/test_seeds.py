@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrt.stats import t_quantile
-from lrt.study.seeds import hierarchical, prediction
+from lrt.study.seeds import false_alarms, hierarchical, prediction
 
 NAN = float("nan")
 
@@ -142,6 +142,20 @@ def test_seeds_count_alike_however_many_pairs_they_have():
 def test_bad_input_is_a_clear_error(d_SB, clusters, options, message):
     with pytest.raises(ValueError, match=message):
         hierarchical(d_SB, clusters, **options)
+
+
+def test_false_alarms_of_even_noise_are_as_many_as_promised_and_do_not_see_the_mean():
+    rng = np.random.default_rng(3)
+    d_SB, prompts = rng.normal(0, 0.1, (12, 1)) + rng.normal(0, 0.2, (12, 30)), np.arange(30)
+    share = false_alarms(d_SB, prompts, 6, times=200)
+    assert 0.005 <= share <= 0.11, "5 %, within what 200 draws can miss"
+    assert false_alarms(d_SB + 0.7, prompts, 6, times=200) == share
+
+
+def test_false_alarms_need_as_many_seeds_as_they_are_asked_for():
+    d_SB = np.array([[0.1, 0.2], [0.3, 0.1], [NAN, NAN]])
+    with pytest.raises(ValueError, match="3 seeds asked for, 2 have values"):
+        false_alarms(d_SB, ["a", "b"], 3)
 
 
 def test_prediction_against_its_formula_and_against_new_runs():

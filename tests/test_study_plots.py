@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrt import stats, style
-from lrt.study import grid, logs, outcomes, story, tables
+from lrt.study import grid, logs, outcomes, story, tables, verdicts
 from lrt.study import plots as study_plots
 from lrt.study.claims import Claim, Decision
 from lrt.study.effects import Comparison, Effect, against_plain
@@ -150,6 +150,13 @@ def test_dead_groups_are_means_over_the_first_steps_and_the_last(runs):
         "GRPO: 10 % of the groups were dead in its first steps, 35 % in its last (one seed)."]
 
 
+def test_alarms_are_counted_where_there_are_seeds_enough(runs):
+    table = tables.alarms(runs, ["flip", "truth"], [2, 3, 9])
+    assert set(table["seeds"]) == {2, 3} and table["share"].between(0, 1).all()
+    assert set(table["measure"]) == {"answers that flip", "true statements"} and "grpo" not in set(table["method"])
+    assert tables.alarms([], ["flip"], [2]).empty
+
+
 def test_measures_of_a_listener_that_did_not_hear_are_left_out(tmp_path):
     run = run_like(tmp_path, lambda step, n: {}, judges=("reader",))
     assert tables.measured([run]) == ["flip", "conflict", "truth"]
@@ -160,12 +167,26 @@ def test_measures_of_a_listener_that_did_not_hear_are_left_out(tmp_path):
 
 
 def effect(low, high, method="listener_reader", name="flip", at="last step"):
-    return Effect(method, "grpo", at, name, (low + high) / 2, low, high, 40, (0, 1, 2))
+    return Effect(method, "grpo", at, name, (low + high) / 2, low, high, 40, (0, 1, 2, 3, 4))
+
+
+def test_few_seeds_name_no_side():
+    few, enough = (replace(effect(-0.3, -0.1), seeds=tuple(range(n))) for n in (4, 5))
+    assert story.effect_sentences([enough], "flip")[0].endswith("(5 seeds): lower, which is better.")
+    assert "the interval leaves out 0, which 4 seeds do too easily" in story.effect_sentences([few], "flip")[0]
+
+
+def test_runs_that_give_one_answer_are_named(tmp_path):
+    runs = [run_like(tmp_path, lambda step, n, said=said: {"answers": said * (n // 2)}, method)
+            for method, said in (("grpo", "11"), ("rule", "22"), ("permuted", "12"))]
+    said = story.one_sided(tables.last(runs, ["first"]))
+    assert said.endswith(': GRPO seed 0 (100 % "1") and rule seed 0 (0 % "1").')
+    assert story.one_sided(tables.last(runs[2:], ["first"])).endswith(": none.")
 
 
 def test_a_checkpoint_is_held_against_the_last_step_in_words():
     [said] = story.effect_sentences([effect(-0.3, -0.1, at="best checkpoint")], "flip")
-    assert "against its own last step (3 seeds): lower, which is better" in said
+    assert "against its own last step (5 seeds): lower, which is better" in said
     steps = pd.DataFrame({"method": ["rule", "grpo", "grpo"], "seed": [0, 0, 1], "step": [75, 0, 300]})
     assert story.chosen(steps) == "Steps chosen, seed by seed: GRPO 0 and 300; rule 75."
 
@@ -193,17 +214,18 @@ LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
 @pytest.mark.parametrize("last, matched, long, word", [
     (SAME, LESS, LESS, "**neither**"),
     (LESS, LESS, LESS, "**prevents**"),
-    (LESS, SAME, LESS, "but not clearly so where it is as accurate in distribution: **delays**"),
-    (LESS, LESS, SAME, "but not clearly so in the runs of 900 steps: **delays**"),
+    (LESS, SAME, LESS, "but not clearly so where both are as accurate in distribution: no more than **delays**"),
+    (LESS, LESS, SAME, "but not clearly so in the runs of 900 steps: no more than **delays**"),
     (LESS, LESS, None, "in the runs of 900 steps: not run"),
-    (LESS, None, None, "where it is as accurate in distribution and in the runs of 900 steps: not run"),
+    (LESS, None, None, "where both are as accurate in distribution and in the runs of 900 steps: not run"),
     (LESS, LESS, (NAN, NAN), "in the runs of 900 steps: not run"),
     ((NAN, NAN), None, None, "too few seeds"),
+    ((0.1, 0.3), LESS, LESS, "the **opposite**"),
 ])
 def test_the_plan_s_three_words(last, matched, long, word):
     found = [[effect(*ends)] if ends else [] for ends in (last, matched, long)]
-    assert word in story.prevents(*found, "listener_reader")
-    assert "too few seeds" in story.prevents(*found, "rule"), "which has no effects here"
+    assert word in verdicts.prevents(*found, "listener_reader")
+    assert "too few seeds" in verdicts.prevents(*found, "rule"), "which has no effects here"
 
 
 def proxy(paid, right, seeds=3):
@@ -227,12 +249,16 @@ def test_verdicts_in_words():
     claim = Claim("R1", "about", "text", "listener_reader", ("grpo", "rule"), "flip", "lower")
     against = (Comparison("grpo", -0.2, -0.3, -0.11, 0.001, 0.002, 40, (0, 1)),
                Comparison("rule", 0.0, -0.05, 0.05, 0.9, 0.9, 40, (0, 1)))
-    said = story.decided([Decision(claim, against, "not supported"), Decision(replace(claim, id="X"), (), "not run")])
+    not_run = Decision(replace(claim, id="X"), (), "not run")
+    said = verdicts.decided([Decision(claim, against, "not supported"), not_run])
     assert said[:2] == ["**Not supported** in the tiny world: R1.", "**Not run** yet: X."]
     assert "asks for 10 seeds, and 1 of them rest on fewer, 2 at least" in said[2]
-    assert said[3] == "R1: clear against GRPO; an effect of 10 points as predicted is not excluded against GRPO."
+    assert said[3] == "R1: clear against GRPO; an effect of 10 points as predicted is excluded against rule."
+    excluded = (replace(against[0], effect=-0.02, low=-0.09, high=0.04, p_holm=0.5), against[1])
+    assert "excluded against GRPO and rule, and so **refuted** by the plan's words" in verdicts.left_open(
+        Decision(claim, excluded, "not supported"))
     enough = [replace(c, seeds=tuple(range(10))) for c in against]
-    assert not [text for text in story.decided([Decision(claim, tuple(enough), "reversed")]) if "fewer" in text]
+    assert not [text for text in verdicts.decided([Decision(claim, tuple(enough), "reversed")]) if "fewer" in text]
 
 
 def test_what_is_there_is_counted(runs):

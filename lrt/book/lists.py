@@ -124,7 +124,7 @@ ROOMS = {
                   "real.score_report", "real.judge"),
     "The study": ("study.grid", "study.cell", "study.pool", "study.logs", "study.outcomes", "study.pairing",
                   "study.effects", "study.claims", "study.report", "study.tables", "study.costs", "study.words",
-                  "study.story", "study.plots", "study.page", "study.beside", "study.fresh"),
+                  "study.story", "study.verdicts", "study.plots", "study.page", "study.beside", "study.fresh"),
     "Figures and pages": ("style", "plots", "diagrams", "machine.figures", "viewer", "story", "course.page"),
     "Things to play with": ("widgets.fragment", "widgets.group", "widgets.dial", "widgets.learned", "widgets.steps"),
     "The course": ("course.tutorial", "course.jobs", "course.progress", "course.exercises", "course.classroom",

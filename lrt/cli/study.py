@@ -42,6 +42,20 @@ def study_run(
         raise typer.Exit(1) from None
 
 
+@app.command("compare")
+@plainly
+def study_compare(a: Path, b: Path):
+    """Are two logs the same but for times? So they must be if one run was killed and went on."""
+    from lrt.study.logs import differing, read_run
+
+    steps = read_run(a).cell.steps
+    if found := differing(a, b):
+        say("\n".join(found[:10]))
+        typer.echo(f"lrt: the logs differ in {len(found)} values", err=True)
+        raise typer.Exit(1)
+    say(f"the same but for times: {steps} steps, and every measurement")
+
+
 @app.command("claims")
 @plainly
 def study_claims(

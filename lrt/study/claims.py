@@ -43,8 +43,8 @@ class Decision:
 
     @property
     def seeds(self) -> int:
-        """Of the comparison that has fewest."""
-        return min(len(c.seeds) for c in self.comparisons)
+        """Run by both, of the comparison that has fewest; also where the measure applies to nothing."""
+        return min(len(c.seeds) + len(c.left_out) for c in self.comparisons)
 
     def in_words(self) -> str:
         """The verdict as a table says it; as one on the way while seeds of the plan are missing."""

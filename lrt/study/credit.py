@@ -122,7 +122,7 @@ class CreditWatch:
                 continue
             numbers[f"credit/{name}"] = credit(shares_KN.sum(axis=0), x_N, pair_id)
             if len(parts) > 2:
-                numbers[f"credit_added/{name}"] = credit(shares_KN[2], x_N, pair_id)
+                numbers[f"credit_added/{name}"] = credit(shares_KN[-1], x_N, pair_id)
             numbers[f"rollout/{name}"] = float(np.nanmean(x_N))
         return numbers
 

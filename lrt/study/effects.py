@@ -31,13 +31,15 @@ class Comparison:
     p_holm: float  # adjusted within the claim; NaN unless all its comparisons were run
     n: int  # pairs
     seeds: tuple[int, ...]
+    left_out: tuple[int, ...] = ()  # seeds that both ran, where the measure applies to nothing
 
 
 def compared(found: Paired, against: str) -> Comparison:
     interval, p = hierarchical(found.d_SB, found.prompt_id_B, n_boot=DRAWS, level=1 - LEVEL)
     known_SB = ~np.isnan(found.d_SB)
     seeds = tuple(s for s, any_pair in zip(found.seeds, known_SB.any(axis=1), strict=True) if any_pair)
-    return Comparison(against, *interval[:3], p, NAN, int(known_SB.any(axis=0).sum()), seeds)
+    left_out = tuple(seed for seed in found.seeds if seed not in seeds)
+    return Comparison(against, *interval[:3], p, NAN, int(known_SB.any(axis=0).sum()), seeds, left_out)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Effect:
     high: float
     n: int  # pairs
     seeds: tuple[int, ...]
+    left_out: tuple[int, ...] = ()  # seeds that say nothing: see `Comparison`, and `pairing.Matched`
 
 
 def reference_of(method: str, cells: Mapping[str, Cell], reference: str = "grpo") -> str:
@@ -82,10 +85,19 @@ def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequen
         a, b = of[method], of[other]
         steps = matched_steps(a, b) if matched else None
         for name in measures:
-            c = compared(at_matched(a, b, name, steps=steps).paired if matched else paired(a, b, name), other)
-            at = "matched accuracy" if matched else "last step"
-            found.append(_effect(method, at, name, c))
+            if matched:
+                c = compared(at_matched(a, b, name, steps).paired, other)
+                c = replace(c, left_out=tuple(seed for seed in steps["seed"] if seed not in c.seeds))
+            else:
+                c = compared(paired(a, b, name), other)
+            found.append(_effect(method, "matched accuracy" if matched else "last step", name, c))
     return found
+
+
+def versus(runs: Sequence[Run], method: str, other: str, measures: Sequence[str] = SHOWN) -> list[Effect]:
+    """One method against any other at the last step."""
+    a, b = ([run for run in runs if run.cell.method == name] for name in (method, other))
+    return [_effect(method, "last step", name, compared(paired(a, b, name), other)) for name in measures]
 
 
 def stopped_early(runs: Sequence[Run], measures: Sequence[str] = SHOWN) -> list[Effect]:
@@ -99,4 +111,4 @@ def stopped_early(runs: Sequence[Run], measures: Sequence[str] = SHOWN) -> list[
 
 
 def _effect(method: str, at: str, name: str, c: Comparison) -> Effect:
-    return Effect(method, c.against, at, name, c.effect, c.low, c.high, c.n, c.seeds)
+    return Effect(method, c.against, at, name, c.effect, c.low, c.high, c.n, c.seeds, c.left_out)

@@ -5,6 +5,7 @@ study's own; no claim is decided with them. Each is held against the 95 % *predi
 (`seeds.prediction`: where one new run would lie), which the study's own runs give.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ class Fresh:
     seed: int
     measure: str
     value: float
-    low: float  # NaN ends with fewer than two runs of the method in the study
+    low: float  # of a share, but not cut off at 0 and 1: a value is inside or not either way
     high: float
     runs: int  # of the study, behind the interval
 
@@ -33,7 +34,8 @@ class Fresh:
 
 
 def held_against(runs: Sequence[Run], fresh: Sequence[Run], measures: Sequence[str] = MEASURES) -> list[Fresh]:
-    """Every fresh run against the study's runs of its method. ValueError for a seed that the study has too."""
+    """Every fresh run against the study's runs of its method, of which there must be two at least, in each measure that
+    applies to it. ValueError for a seed that the study has too."""
     known = {(run.cell.method, run.cell.seed) for run in runs}
     found = []
     for run in fresh:
@@ -41,8 +43,9 @@ def held_against(runs: Sequence[Run], fresh: Sequence[Run], measures: Sequence[s
             raise ValueError(f"{run.cell.name} is no fresh seed: the study has it")
         for name in measures:
             of = [mean(own.final, name) for own in runs if own.cell.method == run.cell.method]
-            expected = prediction(of)
-            found.append(Fresh(run.cell.method, run.cell.seed, name, mean(run.final, name), *expected[1:3], expected.n))
+            expected, value = prediction(of), mean(run.final, name)
+            if expected.n > 1 and not math.isnan(value):  # traces that state nothing have no share of true ones
+                found.append(Fresh(run.cell.method, run.cell.seed, name, value, *expected[1:3], expected.n))
     return found
 
 
@@ -52,6 +55,7 @@ def fresh_rows(found: Sequence[Fresh]) -> list[list[str]]:
     for method, name in dict.fromkeys((f.method, f.measure) for f in found):
         own = [f for f in found if (f.method, f.measure) == (method, name)]
         values = ", ".join(f"{100 * f.value:.1f}" for f in own)
-        interval = f"[{100 * own[0].low:.1f}, {100 * own[0].high:.1f}]" if own[0].runs > 1 else ""
+        low, high = max(own[0].low, 0), min(own[0].high, 1)  # every measure here is a share
+        interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
         rows.append([method, name, str(own[0].runs), interval, values, f"{sum(f.inside for f in own)} of {len(own)}"])
     return rows

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
+from statistics import median
 from typing import get_origin
 
 import pandas as pd
@@ -69,11 +71,23 @@ def read_run(path: str | Path) -> Run:
     return Run(cell, lines[0], pd.DataFrame(steps).set_index("step"), dict(measured), final, _seconds(lines))
 
 
+def differing(a: str | Path, b: str | Path) -> list[str]:
+    """Where two logs differ in more than time: "line 5, reward: 1.25 and 1.5". A run that was killed and went on must
+    differ nowhere from one that was not. Of the first line only the cell and its labels are compared: the rest says
+    where and from which sources it was made."""
+    told, both = [], (_lines(Path(a)), _lines(Path(b)))
+    for i, (one, other) in enumerate(zip_longest(*both, fillvalue={}), start=1):
+        names = dict.fromkeys([*one, *other]) if i > 1 else ("cell", "labels")
+        told += [f"line {i}, {name}: {one.get(name)} and {other.get(name)}" for name in names
+                 if not name.startswith("time_") and one.get(name) != other.get(name)]
+    return told
+
+
 def _seconds(lines: list[dict]) -> float:
-    """A step's time holds the measurement behind it, which is no part of training; the first one is before step 1."""
-    training = sum(line.get("time_step", float("nan")) for line in lines if "step" in line)
-    measuring = sum(line.get("time_measure", 0) for line in lines if line.get("measured"))
-    return lines[0].get("time_sample", 0) + training - measuring
+    """So many steps as the median one, with what was sampled beforehand: a step during which the machine did something
+    else, or behind which the policy was measured, does not count for more."""
+    steps = [line.get("time_step", float("nan")) for line in lines if "step" in line]
+    return lines[0].get("time_sample", 0) + len(steps) * median(steps)
 
 
 def _lines(path: Path) -> list[dict]:

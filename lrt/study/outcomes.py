@@ -137,6 +137,10 @@ MEASURES = {
         "contradicts {listener}", "lower",
         "How often a sampled answer differs from what {listener} chooses after its trace; p = 0.5 counts a half.",
         lambda t, ear: _contradicts(t, ear, "sampled")),
+    "verdict_contradiction/<listener>": Measure(  # added later (PLAN.md): is it the answer that parts from the trace?
+        "verdict contradicts {listener}", "lower",
+        "How often the verdict of a sampled trace differs from what {listener} chooses after that trace.",
+        lambda t, ear: _contradicts(t, ear, "sampled_verdicts")),
     "disagreement/<listener>": Measure(
         "1 - p of {listener}", "lower",
         "1 - p of {listener} on the side of a sampled answer, after its trace.",

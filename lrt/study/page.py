@@ -16,6 +16,7 @@ from lrt.study.effects import against_plain
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.pool import logs_folder
+from lrt.study.verdicts import decided, prevents
 from lrt.style import save
 
 LISTENERS = ("listener_base", "listener_reader")
@@ -38,9 +39,8 @@ def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -
     matched = against_plain(main, measures=["flip"], matched=True)
     longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
     long = against_plain(longer, "grpo_long", ["flip"])
-    told += study_story.decided([claims.decide(claim, runs) for claim in asked], details=False)
-    told += [study_story.prevents(flips, matched, long if method == "listener_reader" else [], method)
-             for method in LISTENERS]
+    told += decided([claims.decide(claim, runs) for claim in asked], details=False)
+    told += [prevents(flips, matched, long if method == "listener_reader" else [], method) for method in LISTENERS]
     return told
 
 

@@ -54,52 +54,50 @@ def _paired(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], name: 
 
 
 class Matched(NamedTuple):
-    """Differences, and how they came about: seed, level, step_a, step_b, difference (the mean), a row a seed."""
+    """Differences, and how they came about: seed, level, step_a, step_b, a row a seed. Seeds in which both runs are at
+    step 0 are in `by_seed` alone: one of the two never got above the base, and two bases do not differ."""
 
     paired: Paired
     by_seed: pd.DataFrame
 
 
-def at_matched(runs_a: Sequence[Run], runs_b: Sequence[Run], name: str, level_of: str = "in_distribution",
-               steps: pd.DataFrame | None = None) -> Matched:
+def at_matched(runs_a: Sequence[Run], runs_b: Sequence[Run], name: str, steps: pd.DataFrame | None = None) -> Matched:
     """a - b where both runs of a seed are equally far: each at its own step of `matched_steps`, on the first measured
     pairs. `steps`: what `matched_steps` gave, if it is at hand (for several measures of the same runs)."""
     a, b = _by_seed(runs_a), _by_seed(runs_b)
-    steps = matched_steps(runs_a, runs_b, level_of) if steps is None else steps
-    at_a = {seed: a[seed].history()[step] for seed, step in zip(steps["seed"], steps["step_a"], strict=True)}
-    at_b = {seed: b[seed].history()[step] for seed, step in zip(steps["seed"], steps["step_b"], strict=True)}
-    found = _paired(at_a, at_b, name)
-    return Matched(found, steps.assign(difference=pd.DataFrame(found.d_SB).mean(axis=1)))
+    steps = matched_steps(runs_a, runs_b) if steps is None else steps
+    moved = steps[(steps["step_a"] > 0) | (steps["step_b"] > 0)]
+    at_a = {seed: a[seed].history()[step] for seed, step in zip(moved["seed"], moved["step_a"], strict=True)}
+    at_b = {seed: b[seed].history()[step] for seed, step in zip(moved["seed"], moved["step_b"], strict=True)}
+    return Matched(_paired(at_a, at_b, name), steps)
 
 
-def matched_steps(runs_a: Sequence[Run], runs_b: Sequence[Run], level_of: str = "in_distribution") -> pd.DataFrame:
+def matched_steps(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> pd.DataFrame:
     """seed, level, step_a, step_b: for each seed the highest level that both runs reach, and the first measured step at
     which each does.
 
-    A run's level at a step is the highest value so far of its trajectory of `level_of`, smoothed by medians of three
-    neighbouring measurements (the two ends stay as they are): one lucky measurement in between reaches nothing. If one
-    run never gets above the base, the level is the base's, and both are taken at step 0, where they do not differ.
+    A run's level at a step is its highest accuracy in distribution so far, smoothed by medians of three neighbouring
+    measurements (the two ends stay as they are): one lucky measurement in between reaches nothing. What the runs are at
+    those steps, unsmoothed, can differ; the tables show by how much. If one run never gets above the base, the level is
+    the base's, and both are taken at step 0.
     """
     a, b = _by_seed(runs_a), _by_seed(runs_b)
     rows = []
     for seed in sorted(set(a) & set(b)):
-        so_far = [_so_far(runs[seed], level_of) for runs in (a, b)]
+        so_far = [_so_far(runs[seed]) for runs in (a, b)]
         level = min(reached.max() for reached in so_far)
         rows.append((seed, level, *(int(reached.index[reached >= level][0]) for reached in so_far)))
     return pd.DataFrame(rows, columns=["seed", "level", "step_a", "step_b"])
 
 
-def _so_far(run: Run, name: str) -> pd.Series:
-    """step -> the highest level so far. ValueError if there is a step without any."""
-    raw = trajectory([run], name).set_index("step")["value"]
-    if raw.isna().any():
-        raise ValueError(f"{run.cell.name}: {name} applies to no pair at step {raw.index[raw.isna()][0]}")
+def _so_far(run: Run) -> pd.Series:
+    """step -> the highest level so far."""
+    raw = trajectory([run], "in_distribution").set_index("step")["value"]
     return raw.rolling(3, center=True).median().fillna(raw).cummax()
 
 
 class Best(NamedTuple):
     step: int
-    chosen_at: float  # accuracy in distribution on the pairs that chose it
     table: pd.DataFrame  # the other pairs at that step: judge it on these
     last: pd.DataFrame  # and at the last step
 
@@ -112,7 +110,7 @@ def best_by_validation(run: Run) -> Best:
     chooses_B = tables[0]["prompt_id"].isin(prompts[: len(prompts) // 2]).to_numpy()
     score = {step: mean(table[chooses_B], "in_distribution") for step, table in tables.items()}
     best = max(score, key=lambda step: (score[step], -step))
-    return Best(best, score[best], *(tables[step][~chooses_B] for step in (best, run.cell.steps)))
+    return Best(best, *(tables[step][~chooses_B] for step in (best, run.cell.steps)))
 
 
 def at_best(runs: Sequence[Run], name: str) -> Paired:

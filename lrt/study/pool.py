@@ -19,7 +19,7 @@ import psutil
 from tqdm import tqdm
 
 from lrt.course.jobs import OFFLINE, only_run, stops_when_told
-from lrt.files import read_lines, write_json
+from lrt.files import write_json
 from lrt.models import data_dir
 from lrt.runs import read_log
 from lrt.study.grid import Cell
@@ -148,8 +148,3 @@ def check_unfinished(cell: Cell, out: Path) -> None:
         same = False
     if not same:
         raise ValueError(f"{out} holds an unfinished run with other settings: remove it to begin again")
-
-
-def untimed(path: Path) -> list[dict]:
-    """A log without the fields that time: what must be equal after a kill and a resume."""
-    return [{k: v for k, v in line.items() if not k.startswith("time_")} for line in read_lines(path)]

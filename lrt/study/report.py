@@ -16,6 +16,9 @@ from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
 from lrt.study.words import in_points
 
+MATCHED = ("Each run at the first measured step at which it reaches the highest accuracy in distribution that both "
+           "reach (smoothed; the last column says how well that matches). Seeds in which one of the two never gets "
+           "above the base are left out.")
 CHOSEN = ("Each run's checkpoint of highest accuracy in distribution on half of the pairs that are measured on the "
           "way: what it gains over the last step of that run, on the other half. Few pairs, so read the intervals.")
 
@@ -27,7 +30,7 @@ def claims_table(decisions: Sequence[Decision]) -> str:
         for i, c in enumerate(d.comparisons):
             first = i == 0
             claim = f"**{d.claim.id}** {d.claim.text}" if first else d.claim.id
-            rows.append((claim, d.claim.predicted, c.against, _points(c), c.n or "", len(c.seeds) or "",
+            rows.append((claim, d.claim.predicted, c.against, _points(c), c.n or "", _seeds(c),
                          _p(c.p_holm), d.in_words() if first else ""))
     used = {(method, seed) for d in decisions for c in d.comparisons for seed in c.seeds
             for method in (d.claim.method, c.against) if method != BASE}
@@ -46,13 +49,15 @@ def tabulated(found: Sequence[Effect], labels: Mapping[str, str] | None = None) 
     """Markdown, of effects that are known: see `effects_table`."""
     labels = labels or {}
     of = {(e.method, e.measure): e for e in found}
-    methods, measures = (list(dict.fromkeys(names)) for names in (zip(*of, strict=True) if of else ((), ())))
+    methods, measures = list(dict.fromkeys(e.method for e in found)), list(dict.fromkeys(e.measure for e in found))
     order = [name for name in labels if name in methods] + [name for name in methods if name not in labels]
     rows = []
     for method in order:
         own = [of[method, name] for name in measures]
         against = "its last step" if own[0].at == "best checkpoint" else own[0].reference
-        rows.append((labels.get(method, method), against, max(len(e.seeds) for e in own), *map(_points, own)))
+        most = max(own, key=lambda e: len(e.seeds))
+        cells = [_points(e) + (f" ({_seeds(e)})" if 0 < len(e.seeds) < len(most.seeds) else "") for e in own]
+        rows.append((labels.get(method, method), against, _seeds(most), *cells))
     used = {(method, seed) for e in found for seed in e.seeds for method in (e.method, e.reference)}
     head = ("method", "against", "seeds", *(measure(name).label for name in measures))
     return f"{_stands_on(used)}\n" + (f"\n{_markdown(head, rows)}" if rows else "")
@@ -74,6 +79,12 @@ def _points(c: Comparison | Effect) -> str:
     return "" if np.isnan(c.effect) else value if np.isnan(c.low) else f"{value} [{low}, {high}]"
 
 
+def _seeds(c: Comparison | Effect) -> str:
+    """"9", or "8 of 9" where one says nothing."""
+    counted, ran = len(c.seeds), len(c.seeds) + len(c.left_out)
+    return f"{counted} of {ran}" if c.left_out else str(ran or "")
+
+
 def _p(p: float) -> str:
     return "" if np.isnan(p) else f"{p:.4f}"
 
@@ -91,7 +102,7 @@ def rendered(runs: Sequence[Run], claims: Sequence[Claim], labels: Mapping[str, 
     """(claims.md, claims.json): the same bytes from the same logs. `fresh`: runs of seeds that decide nothing."""
     decisions, labels = [decide(claim, runs) for claim in claims], labels or {}
     last = against_plain(runs)
-    matched = against_plain(runs, measures=[name for name in SHOWN if name != "in_distribution"], matched=True)
+    matched = against_plain(runs, matched=True)
     deciding = {name for claim in claims for name in (claim.method, *claim.against)}
     early = stopped_early([run for run in runs if run.cell.method in deciding])
     parts = {
@@ -99,7 +110,7 @@ def rendered(runs: Sequence[Run], claims: Sequence[Claim], labels: Mapping[str, 
         "## Claims": claims_table(decisions),
         "## Every method at the last step": tabulated(last, labels),
         "## Every method where it is as accurate in distribution as what it is held against":
-            tabulated(matched, labels),
+            f"{MATCHED}\n\n{tabulated(matched, labels)}",
         "## The best checkpoint by validation in distribution, against a run's own last step":
             f"{CHOSEN}\n\n{tabulated(early, labels)}",
     }
@@ -124,11 +135,18 @@ def _plain(row: dict) -> dict:
 
 def write(folder: str | Path | None = None) -> tuple[Path, Path]:
     """Write claims.md and claims.json into a folder of the study (by default `data/study`), from the logs in its
-    `logs`; its own claims.toml and study.toml count, if it has them, otherwise the study's."""
+    `logs`; its own claims.toml and study.toml count, if it has them, otherwise the study's.
+    ValueError for a log of a seed beyond the plan."""
     folder = Path(folder) if folder else data_dir() / "study"
     claims, grid = (path if path.exists() else None for path in (folder / "claims.toml", folder / "study.toml"))
     runs, fresh = (read_runs(folder / name) for name in ("logs", "fresh"))
-    texts = rendered(runs, read_claims(claims), read_grid(grid).labels, fresh)
+    plan = read_grid(grid)
+    planned = {tier_method: tier.seeds for tier in plan.tiers for tier_method in tier.methods}
+    for run in runs:
+        if run.cell.seed not in planned.get(run.cell.method, [run.cell.seed]):
+            raise ValueError(f"{folder / 'logs' / run.cell.name}.jsonl: seed {run.cell.seed} is not one of the plan's; "
+                             f"what is run beyond the plan belongs in {folder / 'fresh'}, and decides nothing")
+    texts = rendered(runs, read_claims(claims), plan.labels, fresh)
     paths = folder / "claims.md", folder / "claims.json"
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text, encoding="utf-8")

@@ -7,10 +7,10 @@ there is none, since one seed has none, that is said. Every function returns a s
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from lrt.stats import several_seeds
-from lrt.study.claims import PLANNED, WHERE, Decision
 from lrt.study.credit import CREDITED
 from lrt.study.effects import Effect
 from lrt.study.grid import Grid
@@ -20,7 +20,7 @@ from lrt.study.tables import Split, over_seeds
 from lrt.study.words import capital, listed, name_of, points, seeds_text, share, side
 from lrt.style import in_order
 
-SEEN_SIZE = 0.1  # a help of 10 points: what the plan asks the study to be able to exclude
+FEW = 5  # seeds; simulated with the spread that was found, fewer may cry wolf (notebook 06)
 
 
 # --- what is there ---------------------------------------------------------------------------------------------------
@@ -75,12 +75,15 @@ def over_training(table: pd.DataFrame, name: str) -> str:
 
 
 def effect_sentences(effects: Sequence[Effect], name: str) -> list[str]:
-    """Each method's difference in one measure, from plain GRPO or (`stopped_early`) from its own last step."""
+    """Each method's difference in one measure, from plain GRPO or (`stopped_early`) from its own last step. No side is
+    named from fewer than `FEW` seeds: so few give an interval that leaves out 0 more often than it says."""
     told = []
     for e in (e for e in effects if e.measure == name and not math.isnan(e.effect)):
         word, better = side(e.low, e.high), measure(name).better
         verdict = "one seed, so no interval" if math.isnan(e.low) else "not clearly different"
-        if word:
+        if word and len(e.seeds) < FEW:
+            verdict = f"the interval leaves out 0, which {len(e.seeds)} seeds do too easily"
+        elif word:
             verdict = word + ("" if better is None else ", which is better" if word == better else ", which is worse")
         other = "its own last step" if e.at == "best checkpoint" else name_of(e.reference)
         told.append(f"{name_of(e.method)}, {measure(name).label}: {points(e.effect, e.low, e.high)} against "
@@ -101,31 +104,6 @@ def effects_alt(effects: Sequence[Effect]) -> str:
     return f"Differences from plain GRPO at the last step. {'. '.join(map(capital, told))}."
 
 
-def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[Effect], method: str) -> str:
-    """The plan's three words for a listener, by `flip` against plain GRPO: prevents, delays, neither. Each list holds
-    `effects.against_plain`: at the last step, at matched accuracy, and (of any method) at the last of 900 steps."""
-    at_end, at_matched = ([e for e in found if e.method == method and e.measure == "flip"] for found in (last, matched))
-    later = [e for e in long if e.measure == "flip"]
-    if not at_end or math.isnan(at_end[0].low):
-        return f"{name_of(method)}: too few seeds to say anything about the tint."
-    if side(at_end[0].low, at_end[0].high) != "lower":
-        return (f"{name_of(method)}: **neither** is shown. At the last step its answers do not flip clearly less often "
-                f"than plain GRPO's: {points(*_three(at_end[0]))}.")
-    told = {"where it is as accurate in distribution": at_matched, "in the runs of 900 steps": later}
-    less = {where: side(found[0].low, found[0].high) == "lower" for where, found in told.items()
-            if found and not math.isnan(found[0].low)}
-    text = f"{name_of(method)}: at the last step its answers flip less often ({points(*_three(at_end[0]))})"
-    if not all(less.values()):
-        return f"{text}, but not clearly so {listed(w for w, yes in less.items() if not yes)}: **delays**, at most."
-    if missing := [where for where in told if where not in less]:
-        return f"{text}; whether that is to prevent or to delay must be seen {listed(missing)}: not run."
-    return f"{text}, and so they do {listed(less)}: **prevents**, as far as these runs go."
-
-
-def _three(e: Effect) -> tuple[float, float, float]:
-    return e.effect, e.low, e.high
-
-
 def chosen(steps: pd.DataFrame) -> str:
     """Which steps validation chose; steps: method, seed, step."""
     told = [f"{name_of(m)} {listed(map(str, steps.loc[steps['method'] == m, 'step']))}" for m in
@@ -142,6 +120,13 @@ def dead(table: pd.DataFrame) -> list[str]:
         told.append(f"{name_of(method)}: {share(*first)} of the groups were dead in its first steps, {share(*end)} in "
                     f"its last ({seeds_text(len(own))}).")
     return told
+
+
+def one_sided(ends: pd.DataFrame) -> str:
+    """Which runs answer, greedy, with one image 19 times in 20 or more; ends: `tables.last` of "first"."""
+    stuck = ends[(ends["first"] < 0.05) | (ends["first"] > 0.95)]
+    told = [f"{name_of(row.method)} seed {row.seed} ({share(row.first)} \"1\")" for row in stuck.itertuples()]
+    return f"Runs that end with one answer for nearly every pair, and so hardly can flip: {listed(told)}."
 
 
 def paths(table: pd.DataFrame) -> str:
@@ -173,17 +158,21 @@ def together(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava") -
     means = table.groupby("method")[[x, y]].mean()
     if len(means) < 2:
         return f"One method: {share(means[y].iloc[0])} followed, {share(means[x].iloc[0])} true."
-    most = (f"On average {name_of(means[y].idxmax())} is followed most ({share(means[y].max())}), and of what it "
-            f"states {name_of(means[x].idxmax())} has the largest share true ({share(means[x].max())}).")
+    most = (f"The highest means: followed, {name_of(means[y].idxmax())} ({share(means[y].max())}); true, "
+            f"{name_of(means[x].idxmax())} ({share(means[x].max())}). Other seeds may rank them otherwise.")
     runs = table.groupby("method")[x].agg(["size", "count"])
     for method, (size, with_any) in runs[runs["size"] > runs["count"]].iterrows():
         most += (f" {name_of(method)} has only {with_any} of its {size} runs in that: in the others the traces state "
                  "nothing, and have no share.")
+    table = table.dropna(subset=[x, y])
     within = table[[x, y]] - table.groupby("method")[[x, y]].transform("mean")
     if len(table) - len(means) < 3 or (within.std() == 0).any():
         return f"{most} Too few seeds to ask whether the two go together within a method."
-    r, n = within.corr().iloc[0, 1], int(within.notna().all(axis=1).sum())
-    return f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f} ({n} runs)."
+    r, free = within.corr().iloc[0, 1], len(within) - table["method"].nunique() - 2
+    z, half = math.atanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), 1.96 / math.sqrt(free) if free > 0 else math.inf
+    ends = ", ".join(f"{math.tanh(z + sign * half):+.2f}" for sign in (-1, 1))  # Fisher's z, less a mean a method
+    return (f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f}, 95 % [{ends}] "
+            f"({len(within)} runs).")
 
 
 def fooled(proxy: pd.DataFrame, method: str) -> str:
@@ -203,7 +192,7 @@ def fooled(proxy: pd.DataFrame, method: str) -> str:
     elif paid == "higher" and not right:
         verdict = "The reward rose; whether right answers did, these seeds cannot say."
     elif paid == "higher":
-        verdict = "Both rose: no sign here that the listener is fooled."
+        verdict = "Both rose: no sign in these two that the listener is fooled."
     else:
         verdict = "The reward did not clearly rise, so nobody was clearly pleased, let alone fooled."
     return f"{name_of(method)}, from the first measurement to the last: {', '.join(told)}. {verdict}"
@@ -233,33 +222,3 @@ def credited(table: pd.DataFrame, part: str) -> list[str]:
                  for row, end in zip(rows.itertuples(), ends, strict=True)]
         told.append(f"{name_of(method)}: {', '.join(cells)}.")
     return told
-
-
-# --- claims ----------------------------------------------------------------------------------------------------------
-
-
-def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
-    """The claims that are decided, in words with their effects; the names of the others, and (`details`) what each that
-    is not supported leaves open."""
-    told = []
-    for verdict in ("supported", "reversed"):
-        for d in (d for d in decisions if d.verdict == verdict):
-            c = d.comparisons[0]
-            told.append(f"**{capital(verdict)}** {WHERE}: {d.claim.text} ({d.claim.id}; "
-                        f"{points(c.effect, c.low, c.high)} against {name_of(c.against)}).")
-    for verdict in ("not supported", "not run"):
-        if names := [d.claim.id for d in decisions if d.verdict == verdict]:
-            told.append(f"**{capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
-    if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
-        told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest "
-                    f"on fewer, {min(d.seeds for d in early)} at least.")
-    open_ones: dict[str, list[str]] = {}
-    for d in (d for d in decisions if details and d.verdict == "not supported"):
-        sign = 1 if d.claim.predicted == "higher" else -1
-        open_to = [c.against for c in d.comparisons if max(sign * c.low, sign * c.high) > SEEN_SIZE]
-        held = [c.against for c in d.comparisons if c.p_holm <= 0.05 and sign * c.effect > 0]
-        text = "clear against " + listed(map(name_of, held))
-        size = f"not excluded against {listed(map(name_of, open_to))}" if open_to else "excluded against all"
-        text += f"; an effect of {100 * SEEN_SIZE:.0f} points as predicted is {size}"
-        open_ones.setdefault(text, []).append(d.claim.id)
-    return told + [f"{listed(names)}: {text}." for text, names in open_ones.items()]

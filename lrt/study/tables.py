@@ -16,9 +16,9 @@ from lrt.contradiction import EDGES
 from lrt.stats import NAN, bootstrap, ece, several_seeds
 from lrt.study.credit import PROPERTIES
 from lrt.study.logs import Run
-from lrt.study.outcomes import mean, trajectory, values
+from lrt.study.outcomes import mean, measure, trajectory, values
 from lrt.study.pairing import paired
-from lrt.study.seeds import hierarchical
+from lrt.study.seeds import false_alarms, hierarchical
 from lrt.style import in_order, look
 
 PLAIN = "grpo"  # the method that the others are held against
@@ -66,6 +66,20 @@ def differences(runs: Sequence[Run], names: Sequence[str], reference: str = PLAI
             for seed, d_B in zip(found.seeds, found.d_SB, strict=True):
                 rows.append((name, method, seed, *bootstrap(d_B, found.prompt_id_B)[:3]))
     return pd.DataFrame(rows, columns=["measure", "method", "seed", "value", "low", "high"])
+
+
+def alarms(runs: Sequence[Run], names: Sequence[str], sizes: Sequence[int], reference: str = PLAIN) -> pd.DataFrame:
+    """measure (its label), method, seeds, share: how often the interval of a method's difference from the reference
+    would leave out 0 with so many of the seeds, were there nothing (`seeds.false_alarms`). Comparisons with fewer seeds
+    are left out."""
+    of, rows = of_methods(runs), []
+    for method in of if reference in of else ():
+        for name in names if method != reference else ():
+            found = paired(of[method], of[reference], name)
+            counted = int((~np.isnan(found.d_SB)).any(axis=1).sum())
+            rows += [(measure(name).label, method, n, false_alarms(found.d_SB, found.prompt_id_B, n))
+                     for n in sizes if n <= counted]
+    return pd.DataFrame(rows, columns=["measure", "method", "seeds", "share"])
 
 
 class Split(NamedTuple):
@@ -146,8 +160,8 @@ def proxy_and_gold(runs: Sequence[Run]) -> pd.DataFrame:
 
 def calibration(runs: Sequence[Run], listener: str = JUDGE) -> pd.DataFrame:
     """method, seed, before, after: expected calibration error of a listener's p that image 1 is the better one, before
-    the first step and after the last, on the pairs that both measured (the error is biased in small samples, so they
-    must be equally many)."""
+    the first step and after the last, on the pairs that both measured: the error is biased in small samples, so they
+    must be as good as equally many (what a listener could not hear is left out)."""
     rows = []
     for run in runs:
         before, after = run.measures[0], run.final
@@ -190,7 +204,8 @@ def probe_table(table: pd.DataFrame) -> pd.DataFrame:
         for probe, label in PROBES.items():
             scale = 1 if probe == "length" else 100
             after = several_seeds(scale * np.atleast_1d(own.loc["after", probe]))
-            ends = "" if np.isnan(after.low) else f" [{after.low:.0f}, {after.high:.0f}]"
+            low, high = after[1:3] if probe == "length" else np.clip(after[1:3], 0, 100)  # beyond means nothing
+            ends = "" if np.isnan(low) else f" [{low:.0f}, {high:.0f}]"
             before = scale * np.mean(own.loc["before", probe])
             cells.setdefault(label, {})[look(method)[0]] = f"{before:.0f} to {after.value:.0f}{ends}"
     return pd.DataFrame(cells)

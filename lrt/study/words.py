@@ -11,8 +11,9 @@ def name_of(method: str) -> str:
 
 
 def share(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """"53 % [45, 61]", without the ends if they are not known."""
-    return f"{100 * value:z.0f} %" + ("" if math.isnan(low) else f" [{100 * low:z.0f}, {100 * high:z.0f}]")
+    """"53 % [45, 61]", without the ends if they are not known. Ends beyond 0 or 100 % mean nothing, and are cut off."""
+    ends = "" if math.isnan(low) else f" [{100 * max(low, 0):.0f}, {100 * min(high, 1):.0f}]"
+    return f"{100 * value:z.0f} %{ends}"
 
 
 def in_points(difference: float) -> str:

@@ -1,0 +1,74 @@
+"""What the study says of its claims, in sentences."""
+
+import math
+from collections.abc import Sequence
+
+from lrt.study.claims import PLANNED, WHERE, Decision
+from lrt.study.effects import Effect
+from lrt.study.tables import PLAIN
+from lrt.study.words import capital, listed, name_of, points, side
+
+SEEN_SIZE = 0.1  # a help of 10 points: what the plan asks the study to be able to exclude
+
+
+def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[Effect], method: str) -> str:
+    """The plan's three words for a listener, by `flip` against plain GRPO: prevents, delays, neither. Each list holds
+    `effects.against_plain`: at the last step, at matched accuracy, and (of any method) at the last of 900 steps."""
+    at_end, at_matched = ([e for e in found if e.method == method and e.measure == "flip"] for found in (last, matched))
+    later = [e for e in long if e.measure == "flip"]
+    if not at_end or math.isnan(at_end[0].low):
+        return f"{name_of(method)}: too few seeds to say anything about the tint."
+    found, size = side(at_end[0].low, at_end[0].high), points(*_three(at_end[0]))
+    if found == "higher":
+        return (f"{name_of(method)}: the **opposite**. At the last step its answers flip more often than plain GRPO's: "
+                f"{size}.")
+    if not found:
+        return (f"{name_of(method)}: **neither** is shown. At the last step its answers flip neither clearly less nor "
+                f"clearly more often than plain GRPO's: {size}.")
+    checks = {"where both are as accurate in distribution": at_matched, "in the runs of 900 steps": later}
+    told = {where: own[0] for where, own in checks.items()
+            if own and len(own[0].seeds) > 2 and not math.isnan(own[0].low)}
+    text = f"{name_of(method)}: at the last step its answers flip less often ({size})"
+    if unclear := [where for where, e in told.items() if side(e.low, e.high) != "lower"]:
+        return f"{text}, but not clearly so {listed(unclear)}: no more than **delays** is shown."
+    if missing := [where for where in checks if where not in told]:
+        return (f"{text}; whether that is to prevent or to delay must be seen {listed(missing)}: not run, or fewer "
+                "than three seeds to compare.")
+    return (f"{text}, and so they do {listed(told)}: **prevents**, against plain GRPO alone and as far "
+            "as these runs go.")
+
+
+def _three(e: Effect) -> tuple[float, float, float]:
+    return e.effect, e.low, e.high
+
+
+def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
+    """The claims that are decided, in words with their effects; the names of the others, and (`details`) what each that
+    is not supported leaves open."""
+    told = []
+    for verdict in ("supported", "reversed"):
+        for d in (d for d in decisions if d.verdict == verdict):
+            c = d.comparisons[0]
+            told.append(f"**{capital(verdict)}** {WHERE}: {d.claim.text} ({d.claim.id}; "
+                        f"{points(c.effect, c.low, c.high)} against {name_of(c.against)}).")
+    for verdict in ("not supported", "not run"):
+        if names := [d.claim.id for d in decisions if d.verdict == verdict]:
+            told.append(f"**{capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
+    if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
+        told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest "
+                    f"on fewer, {min(d.seeds for d in early)} at least.")
+    open_ones: dict[str, list[str]] = {}
+    for d in (d for d in decisions if details and d.verdict == "not supported"):
+        open_ones.setdefault(left_open(d), []).append(d.claim.id)
+    return told + [f"{listed(names)}: {text}." for text, names in open_ones.items()]
+
+
+def left_open(d: Decision) -> str:
+    """Of a claim that is not supported: what is clear all the same, and whether a help of `SEEN_SIZE` is excluded.
+    Excluded against plain GRPO, PLAN.md calls that refuted."""
+    sign, size = (1 if d.claim.predicted == "higher" else -1), f"{100 * SEEN_SIZE:.0f} points as predicted"
+    clear = [c.against for c in d.comparisons if c.p_holm <= 0.05 and sign * c.effect > 0]
+    out = [c.against for c in d.comparisons if max(sign * c.low, sign * c.high) <= SEEN_SIZE]
+    text = "clear against " + listed(map(name_of, clear))
+    text += f"; an effect of {size} is excluded against {listed(map(name_of, out))}"
+    return text + (", and so **refuted** by the plan's words" if PLAIN in out else "")
