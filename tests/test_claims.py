@@ -253,10 +253,10 @@ def test_claims_table_says_what_it_stands_on(tmp_path):
     assert first.startswith("12 runs in the tiny world: 3 methods, seeds 0 to 3.")
     assert [cell.strip() for cell in head.split("|")][1:-1] == [
         "claim", "predicted", "against", "effect, points", "pairs", "seeds", "p (Holm)", "verdict"]
-    assert rows[0] == ("| **R1** Answers flip less often | lower | grpo | -100.0 [-100.0, -100.0] | 12 | 4 | 0.0004 | "
+    assert rows[0] == ("| **R1** Answers flip less often | lower | GRPO | -100.0 [-100.0, -100.0] | 12 | 4 | 0.0004 | "
                        "so far, with 4 of 10 seeds: **not supported** in the tiny world |")
     assert rows[1] == "| R1 | lower | rule | +0.0 [+0.0, +0.0] | 12 | 4 | 1.0000 |  |"
-    assert rows[2] == "| **X** Answers flip less often | lower | grpo |  |  |  |  | not run |"
+    assert rows[2] == "| **X** Answers flip less often | lower | GRPO |  |  |  |  | not run |"
     assert len(rows) == 4
 
 
@@ -294,7 +294,7 @@ def test_effects_table_has_a_row_a_method_in_the_order_of_its_labels(tmp_path):
     assert lines[0].startswith("6 runs in the tiny world: 3 methods, seeds 0, 1.")
     assert lines[2] == "| method | against | seeds | answers that flip | contradicts llava |"
     assert [line.split(" | ")[:4] for line in lines[4:]] == [
-        ["| the rule", "grpo", "2", "+0.0 [+0.0, +0.0]"], ["| binary", "grpo", "2", "-100.0 [-100.0, -100.0]"]]
+        ["| the rule", "GRPO", "2", "+0.0"], ["| binary", "GRPO", "2", "-100.0"]], "two seeds: no interval"
 
 
 def test_a_bar_in_a_claim_does_not_break_the_table():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lrt import stats, style
-from lrt.study import grid, logs, outcomes, story, tables, verdicts
+from lrt.study import grid, heard, heard_plots, logs, outcomes, story, tables, verdicts
 from lrt.study import plots as study_plots
 from lrt.study.claims import Claim, Decision
 from lrt.study.effects import Comparison, Effect, against_plain
@@ -126,7 +126,9 @@ def test_probes_count_silence_and_favour(tmp_path):
     def silent(step, n):
         return {"sampled_said": "0" * n, "sampled_true": "0" * n, "sampled": "1" * (n - 6) + "2" * 6} if step else {}
 
-    table = tables.probes([run_like(tmp_path, silent)]).set_index("when")
+    probed = tables.probes([run_like(tmp_path, silent)])
+    assert heard.silent(probed).endswith("hides: GRPO seed 0.") and heard.silent(probed[:0]).endswith("hides: none.")
+    table = probed.set_index("when")
     assert table.loc["before", ["verdict only", "first"]].tolist() == [0, 1]
     assert table.loc["after", ["coverage", "verdict only", "first"]].tolist() == pytest.approx([0, 1, 34 / 40])
 
@@ -204,7 +206,7 @@ def test_a_direction_is_said_only_where_the_interval_leaves_out_0(a, b):
 def test_one_seed_is_called_one_seed(single):
     effects = against_plain(single, measures=["flip"])
     assert all("one seed, so no interval" in said for said in story.effect_sentences(effects, "flip"))
-    assert all(said.endswith(": one seed.") for said in story.calibrated(tables.calibration(single), "llava"))
+    assert heard.calibrated(tables.calibration(single), "llava").endswith("Clearly changed: none.")
     assert "[" not in story.over_training(tables.curves(single, ["flip"]), "flip")
 
 
@@ -212,7 +214,7 @@ LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
 
 
 @pytest.mark.parametrize("last, matched, long, word", [
-    (SAME, LESS, LESS, "**neither**"),
+    (SAME, LESS, LESS, "the plan's word is **neither**"),
     (LESS, LESS, LESS, "**prevents**"),
     (LESS, SAME, LESS, "but not clearly so where both are as accurate in distribution: no more than **delays**"),
     (LESS, LESS, SAME, "but not clearly so in the runs of 900 steps: no more than **delays**"),
@@ -242,7 +244,7 @@ def proxy(paid, right, seeds=3):
     (0.2, 0.2, 1, "One seed"),
 ])
 def test_paid_and_wanted(paid, right, seeds, words):
-    assert words in story.fooled(proxy(paid, right, seeds), "permuted")
+    assert words in heard.fooled(proxy(paid, right, seeds), "permuted")
 
 
 def test_verdicts_in_words():
@@ -252,13 +254,44 @@ def test_verdicts_in_words():
     not_run = Decision(replace(claim, id="X"), (), "not run")
     said = verdicts.decided([Decision(claim, against, "not supported"), not_run])
     assert said[:2] == ["**Not supported** in the tiny world: R1.", "**Not run** yet: X."]
-    assert "asks for 10 seeds, and 1 of them rest on fewer, 2 at least" in said[2]
-    assert said[3] == "R1: clear against GRPO; an effect of 10 points as predicted is excluded against rule."
+    assert "asks for 10 seeds, and 1 of these 2 claims have fewer so far, 2 at least" in said[2]
+    assert said[3] == "R1: clear against GRPO; a help of 10 points or more is excluded against rule."
     excluded = (replace(against[0], effect=-0.02, low=-0.09, high=0.04, p_holm=0.5), against[1])
-    assert "excluded against GRPO and rule, and so **refuted** by the plan's words" in verdicts.left_open(
+    assert "excluded against GRPO and rule, and so, in the plan's words, **refuted**" in verdicts.left_open(
         Decision(claim, excluded, "not supported"))
     enough = [replace(c, seeds=tuple(range(10))) for c in against]
     assert not [text for text in verdicts.decided([Decision(claim, tuple(enough), "reversed")]) if "fewer" in text]
+
+
+def test_the_answer_names_what_was_beaten_and_which_help_is_excluded():
+    premise = Claim("P1", "premise", "It relies on the tint", "grpo", ("base",), "flip", "higher")
+    reads = Claim("R1", "a reader", "text", "listener_reader", ("grpo", "rule"), "flip", "lower")
+    sees = replace(reads, id="R2", measure="conflict", predicted="higher")
+    against = (Comparison("grpo", -0.2, -0.3, -0.11, 0.001, 0.002, 40, (0, 1)),
+               Comparison("rule", 0.0, -0.05, 0.05, 0.9, 0.9, 40, (0, 1)))
+    decisions = [Decision(premise, against[:1], "reversed"),
+                 *(Decision(claim, against, "not supported") for claim in (reads, sees))]
+    first, second = verdicts.answer(decisions)
+    assert first == "It relies on the tint: **reversed**."
+    assert second.startswith("A reader (R1, R2): clearly better than plain GRPO in R1; than plain GRPO and both "
+                             "controls in none.")
+    assert second.endswith("helps of more than so many points are excluded: 30 (R1), 0 (R2).")
+
+
+def test_intervals_that_hold_0_hold_much_else():
+    said = story.widest([effect(-0.1, 0.4), effect(-0.3, 0.2, "rule"), effect(0.1, 0.2)])
+    assert said.startswith("Of 3 intervals 2 hold 0.")
+    assert "down to -30.0 points (rule" in said and "up to +40.0" in said
+    assert story.widest([effect(0.1, 0.2)]) == "No interval holds 0."
+
+
+def test_slopes_and_moves_in_words(runs):
+    assert "steepest mean is" in story.slopes(tables.last(runs, ["agree", "conflict"]))
+    rows = [("flip", "grpo", s, step, 0.1 + (0.2 + 0.01 * s) * (step > 0)) for s in range(3) for step in (0, 9)]
+    table = pd.DataFrame(rows, columns=["measure", "method", "seed", "step", "value"])
+    said = story.moved(table, "flip", "grpo")
+    assert said.startswith("GRPO, answers that flip: rose, from 10 % to 31 %, +21.0 points [")
+    assert "in one seed" in story.moved(table[table["seed"] == 0], "flip", "grpo")
 
 
 def test_what_is_there_is_counted(runs):
@@ -271,8 +304,8 @@ def test_words_for_few_seeds_and_few_methods(single):
     assert "not yet runs of two seeds" in story.opposite(None, 1)
     assert "In no comparison" in story.opposite(None, 4)
     ends = tables.last(single, ["truth", "followed/llava"])
-    assert "Too few seeds" in story.together(ends)
-    assert story.together(ends[:1]).startswith("One method")
+    assert "Too few seeds" in heard.together(ends)
+    assert heard.together(ends[:1]).startswith("One method")
     assert story.listed([]) == "none" and story.listed("abc") == "a, b and c"
 
 
@@ -284,15 +317,15 @@ def figures(runs):
     names = tables.measured(runs)
     differences, curves = tables.differences(runs, names), tables.curves(runs, names)
     bins = {method: tables.accuracy_by_bin(own) for method, own in tables.of_methods(runs).items()}
-    planes = tables.curves(runs, ["in_distribution", "uninformative", "reversed"])
+    planes, right = tables.curves(runs, ["agree", "conflict"]), tables.curves(runs, ["sampled_right"])
     seeds = differences["seed"].nunique()
     yield study_plots.over_training(curves[curves["measure"].isin(names[:2])])
     yield study_plots.at_the_end(differences, against_plain(runs, measures=names))
     yield study_plots.paths(planes)
-    yield study_plots.by_disagreement(bins, seeds, "llava")
-    yield study_plots.persuasive_and_true(tables.last(runs, ["truth", "followed/llava"]))
-    yield study_plots.proxy_and_gold(tables.proxy_and_gold(runs))
-    yield study_plots.credits(tables.credits(runs))
+    yield heard_plots.by_disagreement(bins, seeds, "llava")
+    yield heard_plots.persuasive_and_true(tables.last(runs, ["truth", "followed/llava"]))
+    yield heard_plots.proxy_and_gold(tables.proxy_and_gold(runs), right[right["method"] == "grpo"])
+    yield heard_plots.credits(tables.credits(runs))
     if found := tables.two_stories(differences):
         yield study_plots.one_comparison(found)
 
@@ -319,13 +352,27 @@ def test_every_seed_is_a_point_at_the_end(runs):
     assert drawn == pytest.approx(sorted(differences["value"]))
 
 
+def test_claims_are_drawn_with_what_was_predicted_to_the_right():
+    claim = Claim("R1", "about", "Answers flip less often", "listener_reader", ("grpo", "rule"), "flip", "lower")
+    against = (Comparison("grpo", -0.2, -0.3, -0.11, 0.001, 0.002, 40, (0, 1)),
+               Comparison("rule", 0.05, -0.02, 0.15, 0.9, 0.9, 40, (0, 1)))
+    fig = study_plots.claims([Decision(claim, against, "not supported")])
+    [ax] = fig.axes
+    bars = [container for container in ax.containers]
+    assert [bar[0].get_xdata()[0] for bar in bars] == pytest.approx([0.2, -0.05])
+    ends = [bar[2][0].get_segments()[0][:, 0].tolist() for bar in bars]
+    assert ends[0] == pytest.approx([0.11, 0.3]) and ends[1] == pytest.approx([-0.15, 0.02])
+    assert ax.get_yticklabels()[0].get_text().startswith("R1: Answers flip")
+
+
 def test_an_empty_table_is_no_figure():
-    for draw in (study_plots.over_training, study_plots.paths, study_plots.persuasive_and_true,
-                 study_plots.proxy_and_gold, study_plots.credits, lambda none: study_plots.at_the_end(none, [])):
+    for draw in (study_plots.over_training, study_plots.paths, heard_plots.persuasive_and_true,
+                 heard_plots.credits, lambda none: heard_plots.proxy_and_gold(none, none),
+                 lambda none: study_plots.at_the_end(none, [])):
         with pytest.raises(ValueError, match="to draw"):
             draw(pd.DataFrame())
     with pytest.raises(ValueError, match="no bins to draw"):
-        study_plots.by_disagreement({}, 1, "llava")
+        heard_plots.by_disagreement({}, 1, "llava")
 
 
 def test_no_two_methods_of_the_study_look_alike():

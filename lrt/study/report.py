@@ -14,7 +14,7 @@ from lrt.study.fresh import fresh_rows, held_against
 from lrt.study.grid import read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
-from lrt.study.words import in_points
+from lrt.study.words import in_points, name_of
 
 MATCHED = ("Each run at the first measured step at which it reaches the highest accuracy in distribution that both "
            "reach (smoothed; the last column says how well that matches). Seeds in which one of the two never gets "
@@ -30,7 +30,7 @@ def claims_table(decisions: Sequence[Decision]) -> str:
         for i, c in enumerate(d.comparisons):
             first = i == 0
             claim = f"**{d.claim.id}** {d.claim.text}" if first else d.claim.id
-            rows.append((claim, d.claim.predicted, c.against, _points(c), c.n or "", _seeds(c),
+            rows.append((claim, d.claim.predicted, name_of(c.against), _points(c), c.n or "", _seeds(c),
                          _p(c.p_holm), d.in_words() if first else ""))
     used = {(method, seed) for d in decisions for c in d.comparisons for seed in c.seeds
             for method in (d.claim.method, c.against) if method != BASE}
@@ -54,7 +54,7 @@ def tabulated(found: Sequence[Effect], labels: Mapping[str, str] | None = None) 
     rows = []
     for method in order:
         own = [of[method, name] for name in measures]
-        against = "its last step" if own[0].at == "best checkpoint" else own[0].reference
+        against = "its last step" if own[0].at == "best checkpoint" else name_of(own[0].reference)
         most = max(own, key=lambda e: len(e.seeds))
         cells = [_points(e) + (f" ({_seeds(e)})" if 0 < len(e.seeds) < len(most.seeds) else "") for e in own]
         rows.append((labels.get(method, method), against, _seeds(most), *cells))
@@ -76,7 +76,8 @@ def _stands_on(used: set[tuple[str, int]]) -> str:
 
 def _points(c: Comparison | Effect) -> str:
     value, low, high = map(in_points, (c.effect, c.low, c.high))
-    return "" if np.isnan(c.effect) else value if np.isnan(c.low) else f"{value} [{low}, {high}]"
+    known = not np.isnan(c.low) and len(c.seeds) > 2  # an interval from two seeds says "anything", in large numbers
+    return "" if np.isnan(c.effect) else f"{value} [{low}, {high}]" if known else value
 
 
 def _seeds(c: Comparison | Effect) -> str:

@@ -7,17 +7,15 @@ there is none, since one seed has none, that is said. Every function returns a s
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from lrt.stats import several_seeds
-from lrt.study.credit import CREDITED
 from lrt.study.effects import Effect
 from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
 from lrt.study.tables import Split, over_seeds
-from lrt.study.words import capital, listed, name_of, points, seeds_text, share, side
+from lrt.study.words import capital, in_points, listed, name_of, points, seeds_text, share, side
 from lrt.style import in_order
 
 FEW = 5  # seeds; simulated with the spread that was found, fewer may cry wolf (notebook 06)
@@ -91,6 +89,17 @@ def effect_sentences(effects: Sequence[Effect], name: str) -> list[str]:
     return told
 
 
+def widest(effects: Sequence[Effect]) -> str:
+    """What the intervals that hold 0 also hold."""
+    held = [e for e in effects if e.low <= 0 <= e.high]
+    if not held:
+        return "No interval holds 0."
+    low, high = min(held, key=lambda e: e.low), max(held, key=lambda e: e.high)
+    return (f"Of {len(effects)} intervals {len(held)} hold 0. They hold much else, down to "
+            f"{in_points(low.low)} points ({name_of(low.method)}, {measure(low.measure).label}) and up to "
+            f"{in_points(high.high)} ({name_of(high.method)}, {measure(high.measure).label}).")
+
+
 def effects_alt(effects: Sequence[Effect]) -> str:
     """The same for all measures, in short."""
     told = []
@@ -130,95 +139,31 @@ def one_sided(ends: pd.DataFrame) -> str:
 
 
 def paths(table: pd.DataFrame) -> str:
-    """Where each method's runs end in the plane of the two accuracies; table: `curves` of both."""
-    ends = table[table["step"] == table.groupby(["method", "seed"])["step"].transform("max")]
-    mean = over_seeds(ends, ["method", "measure"]).set_index(["method", "measure"])["mean"]
-    other = next(name for name in table["measure"].unique() if name != "in_distribution")
-    told = [f"{name_of(m)} at {share(mean[m, 'in_distribution'])} and {share(mean[m, other])}"
-            for m in in_order(ends["method"])]
-    return f"Mean ends, in distribution and {measure(other).label}: {'; '.join(told)}."
-
-
-# --- traces and listeners --------------------------------------------------------------------------------------------
-
-
-def by_bin(bins: dict[str, list[dict]]) -> str:
-    """Accuracy in the first and the last bin of disagreement that hold anything."""
-    told = []
-    for method, rows in bins.items():
-        full = [row for row in rows if row["n"]]
-        if len(full) > 1:
-            first, end = (share(row["accuracy"], row["lo"], row["hi"]) for row in (full[0], full[-1]))
-            told.append(f"{name_of(method)} {first} where disagreement is lowest, {end} where it is highest")
-    return f"Accuracy of sampled answers. {'; '.join(told) or 'All pairs lie in one bin'}."
-
-
-def together(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava") -> str:
-    """Do runs whose traces are followed more also state more that is true? `table`: `last`."""
-    means = table.groupby("method")[[x, y]].mean()
-    if len(means) < 2:
-        return f"One method: {share(means[y].iloc[0])} followed, {share(means[x].iloc[0])} true."
-    most = (f"The highest means: followed, {name_of(means[y].idxmax())} ({share(means[y].max())}); true, "
-            f"{name_of(means[x].idxmax())} ({share(means[x].max())}). Other seeds may rank them otherwise.")
-    runs = table.groupby("method")[x].agg(["size", "count"])
-    for method, (size, with_any) in runs[runs["size"] > runs["count"]].iterrows():
-        most += (f" {name_of(method)} has only {with_any} of its {size} runs in that: in the others the traces state "
-                 "nothing, and have no share.")
-    table = table.dropna(subset=[x, y])
-    within = table[[x, y]] - table.groupby("method")[[x, y]].transform("mean")
-    if len(table) - len(means) < 3 or (within.std() == 0).any():
-        return f"{most} Too few seeds to ask whether the two go together within a method."
-    r, free = within.corr().iloc[0, 1], len(within) - table["method"].nunique() - 2
-    z, half = math.atanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), 1.96 / math.sqrt(free) if free > 0 else math.inf
-    ends = ", ".join(f"{math.tanh(z + sign * half):+.2f}" for sign in (-1, 1))  # Fisher's z, less a mean a method
-    return (f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f}, 95 % [{ends}] "
-            f"({len(within)} runs).")
-
-
-def fooled(proxy: pd.DataFrame, method: str) -> str:
-    """What the reward of a method's listener did in training, and whether right answers rose with it."""
-    told, gains = [], {}
-    for column, what in (("paid", "the reward paid in training"), ("p_better", "the listener's p on the better image"),
-                         ("right", "right answers")):
-        own = proxy[proxy["method"] == method].dropna(subset=column).sort_values("step")
-        ends = own.groupby("seed")[column].agg(["first", "last"])
-        gains[column] = several_seeds(ends["last"] - ends["first"])
-        told.append(f"{what} {points(*gains[column][:3])}")
-    paid, right = (side(*gains[name][1:3]) for name in ("paid", "right"))
-    if math.isnan(gains["right"].low):
-        verdict = "One seed: no more can be said."
-    elif paid == "higher" and right == "lower":
-        verdict = "The reward rose and right answers fell: what is paid for and what is wanted have parted."
-    elif paid == "higher" and not right:
-        verdict = "The reward rose; whether right answers did, these seeds cannot say."
-    elif paid == "higher":
-        verdict = "Both rose: no sign in these two that the listener is fooled."
-    else:
-        verdict = "The reward did not clearly rise, so nobody was clearly pleased, let alone fooled."
-    return f"{name_of(method)}, from the first measurement to the last: {', '.join(told)}. {verdict}"
-
-
-def calibrated(table: pd.DataFrame, listener: str) -> list[str]:
-    """How far the stated probabilities of a listener are from what comes true, before and after training."""
+    """Where each method's runs end in the plane of the two accuracies; table: `curves` of agree and conflict."""
+    mean = table.groupby(["method", "step", "measure"])["value"].mean().unstack()
     told = []
     for method in in_order(table["method"]):
-        own = table[table["method"] == method]
-        change = several_seeds(own["after"] - own["before"])
-        word = "one seed" if math.isnan(change.low) else "no clear change"
-        word = {"higher": "worse calibrated", "lower": "better calibrated"}.get(side(*change[1:3]), word)
-        told.append(f"{name_of(method)}: {listener}'s calibration error goes from {100 * own['before'].mean():.1f} to "
-                    f"{100 * own['after'].mean():.1f} points, {points(*change[:3])}: {word}.")
-    return told
+        own = mean.loc[method].sort_index()
+        told.append(f"{name_of(method)} at {share(own['agree'].iloc[-1])} and {share(own['conflict'].iloc[-1])}")
+    start = table[table["step"] == table["step"].min()].groupby("measure")["value"].mean()
+    return (f"Right where the tint agrees, and where it conflicts: the bases at {share(start['agree'])} and "
+            f"{share(start['conflict'])}; mean ends {'; '.join(told)}.")
 
 
-def credited(table: pd.DataFrame, part: str) -> list[str]:
-    """Which properties a part of the reward pays for, over the whole training."""
-    whole = table[table["part"] == part].groupby(["method", "property", "seed"], as_index=False)["value"].mean()
-    told = []
-    for method in in_order(whole["method"]):
-        rows = over_seeds(whole[whole["method"] == method], ["property"]).sort_values("mean", ascending=False)
-        ends = ["" if math.isnan(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()]
-        cells = [f"{CREDITED[row.property]} {row.mean:+.3f}{end}"
-                 for row, end in zip(rows.itertuples(), ends, strict=True)]
-        told.append(f"{name_of(method)}: {', '.join(cells)}.")
-    return told
+def moved(table: pd.DataFrame, name: str, method: str) -> str:
+    """Did a measure of one method's runs move, from the first measurement to the last? table: `curves`."""
+    own = table[(table["measure"] == name) & (table["method"] == method)].sort_values("step")
+    ends = own.groupby("seed")["value"].agg(["first", "last"])
+    change = several_seeds(ends["last"] - ends["first"])
+    word = {"higher": "rose", "lower": "fell"}.get(side(*change[1:3]), "did not clearly move")
+    word = "moved, in one seed" if math.isnan(change.low) else word
+    return (f"{name_of(method)}, {measure(name).label}: {word}, from {share(ends['first'].mean())} to "
+            f"{share(ends['last'].mean())}, {points(*change[:3])}.")
+
+
+def slopes(ends: pd.DataFrame) -> str:
+    """How much each method's runs rely on the tint, as slopes over the dial; ends: `last` of agree and conflict."""
+    mean = (ends["agree"] - ends["conflict"]).groupby(ends["method"]).mean()
+    told = [f"{name_of(method)} {in_points(mean[method])}" for method in in_order(ends["method"])]
+    return (f"Slopes in points, right where the tint agrees less right where it conflicts: {', '.join(told)}; the "
+            f"steepest mean is {name_of(mean.idxmax())}'s.")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from lrt.study.claims import PLANNED, WHERE, Decision
-from lrt.study.effects import Effect
+from lrt.study.effects import Comparison, Effect
 from lrt.study.tables import PLAIN
 from lrt.study.words import capital, listed, name_of, points, side
 
@@ -23,8 +23,8 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
         return (f"{name_of(method)}: the **opposite**. At the last step its answers flip more often than plain GRPO's: "
                 f"{size}.")
     if not found:
-        return (f"{name_of(method)}: **neither** is shown. At the last step its answers flip neither clearly less nor "
-                f"clearly more often than plain GRPO's: {size}.")
+        return (f"{name_of(method)}: the plan's word is **neither**. At the last step there is no clear difference "
+                f"from plain GRPO in answers that flip: {size}.")
     checks = {"where both are as accurate in distribution": at_matched, "in the runs of 900 steps": later}
     told = {where: own[0] for where, own in checks.items()
             if own and len(own[0].seeds) > 2 and not math.isnan(own[0].low)}
@@ -55,20 +55,41 @@ def decided(decisions: Sequence[Decision], details: bool = True) -> list[str]:
         if names := [d.claim.id for d in decisions if d.verdict == verdict]:
             told.append(f"**{capital(verdict)}** {WHERE if verdict != 'not run' else 'yet'}: {listed(names)}.")
     if early := [d for d in decisions if d.verdict != "not run" and d.seeds < PLANNED]:
-        told.append(f"These verdicts are on the way: the plan asks for {PLANNED} seeds, and {len(early)} of them rest "
-                    f"on fewer, {min(d.seeds for d in early)} at least.")
+        told.append(f"Verdicts on the way: the plan asks for {PLANNED} seeds, and {len(early)} of these "
+                    f"{len(decisions)} claims have fewer so far, {min(d.seeds for d in early)} at least.")
     open_ones: dict[str, list[str]] = {}
     for d in (d for d in decisions if details and d.verdict == "not supported"):
         open_ones.setdefault(left_open(d), []).append(d.claim.id)
     return told + [f"{listed(names)}: {text}." for text, names in open_ones.items()]
 
 
+def answer(decisions: Sequence[Decision]) -> list[str]:
+    """What the claims come to, by what they are about: premises one by one, and for each listener where it beats plain
+    GRPO, where also both controls, and which help the intervals exclude."""
+    told = [f"{d.claim.text}: **{d.verdict}**." for d in decisions if d.claim.about == "premise"]
+    for about in dict.fromkeys(d.claim.about for d in decisions if d.claim.about != "premise"):
+        own = [d for d in decisions if d.claim.about == about]
+        ids, won = [d.claim.id for d in own], [d.claim.id for d in own if d.verdict == "supported"]
+        plain = [(d, c) for d in own for c in d.comparisons if c.against == PLAIN and not math.isnan(c.low)]
+        clear = [d.claim.id for d, c in plain if _towards(d, c)[0] > 0]
+        bounds = ", ".join(f"{100 * max(0, _towards(d, c)[1]):.0f} ({d.claim.id})" for d, c in plain)
+        told.append(f"{capital(about)} ({', '.join(ids)}): clearly better than plain GRPO in {listed(clear)}; than "
+                    f"plain GRPO and both controls in {listed(won)}. Against plain GRPO, helps of more than so many "
+                    f"points are excluded: {bounds or 'not run'}.")
+    return told
+
+
+def _towards(d: Decision, c: Comparison) -> tuple[float, float]:
+    """The interval of a comparison, turned so that what was predicted is positive."""
+    return (c.low, c.high) if d.claim.predicted == "higher" else (-c.high, -c.low)
+
+
 def left_open(d: Decision) -> str:
     """Of a claim that is not supported: what is clear all the same, and whether a help of `SEEN_SIZE` is excluded.
     Excluded against plain GRPO, PLAN.md calls that refuted."""
-    sign, size = (1 if d.claim.predicted == "higher" else -1), f"{100 * SEEN_SIZE:.0f} points as predicted"
+    sign, size = (1 if d.claim.predicted == "higher" else -1), f"{100 * SEEN_SIZE:.0f} points or more"
     clear = [c.against for c in d.comparisons if c.p_holm <= 0.05 and sign * c.effect > 0]
-    out = [c.against for c in d.comparisons if max(sign * c.low, sign * c.high) <= SEEN_SIZE]
+    out = [c.against for c in d.comparisons if _towards(d, c)[1] <= SEEN_SIZE]
     text = "clear against " + listed(map(name_of, clear))
-    text += f"; an effect of {size} is excluded against {listed(map(name_of, out))}"
-    return text + (", and so **refuted** by the plan's words" if PLAIN in out else "")
+    text += f"; a help of {size} is excluded against {listed(map(name_of, out))}"
+    return text + (", and so, in the plan's words, **refuted**" if PLAIN in out else "")

@@ -1,0 +1,104 @@
+"""What the study's tables on traces, listeners and the gradient say, in sentences (see `lrt.study.story`)."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from lrt.stats import several_seeds
+from lrt.study.credit import CREDITED
+from lrt.study.tables import over_seeds
+from lrt.study.words import listed, name_of, points, share, side
+from lrt.style import in_order
+
+
+def by_bin(bins: dict[str, list[dict]]) -> str:
+    """Accuracy in the first and the last bin of disagreement that hold anything."""
+    told, apart = [], []
+    for method, rows in bins.items():
+        full = [row for row in rows if row["n"]]
+        if len(full) > 1:
+            first, end = (share(row["accuracy"], row["lo"], row["hi"]) for row in (full[0], full[-1]))
+            told.append(f"{name_of(method)} {first} where disagreement is lowest, {end} where it is highest")
+            apart += [name_of(method)] if full[0]["lo"] > full[-1]["hi"] else []
+    return (f"Accuracy of sampled answers. {'; '.join(told) or 'All pairs lie in one bin'}. The two intervals lie "
+            f"apart, the lower where disagreement is highest, for {listed(apart)}.")
+
+
+def together(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava") -> str:
+    """Do runs whose traces are followed more also state more that is true? `table`: `last`."""
+    means = table.groupby("method")[[x, y]].mean()
+    if len(means) < 2:
+        return f"One method: {share(means[y].iloc[0])} followed, {share(means[x].iloc[0])} true."
+    most = (f"The highest means: followed, {name_of(means[y].idxmax())} ({share(means[y].max())}); true, "
+            f"{name_of(means[x].idxmax())} ({share(means[x].max())}). Other seeds may rank them otherwise.")
+    runs = table.groupby("method")[x].agg(["size", "count"])
+    for method, (size, with_any) in runs[runs["size"] > runs["count"]].iterrows():
+        most += (f" {name_of(method)} has only {with_any} of its {size} runs in that: in the others the traces state "
+                 "nothing, and have no share.")
+    table = table.dropna(subset=[x, y])
+    within = table[[x, y]] - table.groupby("method")[[x, y]].transform("mean")
+    if len(table) - len(means) < 3 or (within.std() == 0).any():
+        return f"{most} Too few seeds to ask whether the two go together within a method."
+    r, free = within.corr().iloc[0, 1], len(within) - table["method"].nunique() - 2
+    z, half = math.atanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), 1.96 / math.sqrt(free) if free > 0 else math.inf
+    low, high = math.tanh(z - half), math.tanh(z + half)  # Fisher's z, less a mean a method
+    found = {"higher": "the two go together", "lower": "they go apart"}.get(side(low, high), "no clear relation")
+    return (f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f}, 95 % [{low:+.2f}, "
+            f"{high:+.2f}] ({len(within)} runs): {found}.")
+
+
+def silent(probes: pd.DataFrame) -> str:
+    """Which runs end with more than half of their traces without any statement; probes: `tables.probes`."""
+    runs = probes[(probes["when"] == "after") & (probes["verdict only"] > 0.5)]
+    told = [f"{name_of(row.method)} seed {row.seed}" for row in runs.itertuples()]
+    return f"Runs whose traces mostly state nothing in the end, which a mean over seeds hides: {listed(told)}."
+
+
+def fooled(proxy: pd.DataFrame, method: str) -> str:
+    """What the reward of a method's listener did in training, and whether right answers rose with it."""
+    told, gains = [], {}
+    for column, what in (("paid", "the reward paid in training"), ("p_better", "the listener's p on the better image"),
+                         ("right", "right answers")):
+        own = proxy[proxy["method"] == method].dropna(subset=column).sort_values("step")
+        ends = own.groupby("seed")[column].agg(["first", "last"])
+        gains[column] = several_seeds(ends["last"] - ends["first"])
+        told.append(f"{what} {points(*gains[column][:3])}")
+    paid, right = (side(*gains[name][1:3]) for name in ("paid", "right"))
+    if math.isnan(gains["right"].low):
+        verdict = "One seed: no more can be said."
+    elif paid == "higher" and right == "lower":
+        verdict = "The reward rose and right answers fell: what is paid for and what is wanted have parted."
+    elif paid == "higher" and not right:
+        verdict = "The reward rose; whether right answers did, these seeds cannot say."
+    elif paid == "higher":
+        verdict = "The reward and the sampled right answers both rose: no sign in them that the listener is fooled."
+    else:
+        verdict = "The reward did not clearly rise, so nobody was clearly pleased, let alone fooled."
+    return f"{name_of(method)}, from the first measurement to the last: {', '.join(told)}. {verdict}"
+
+
+def calibrated(table: pd.DataFrame, listener: str) -> str:
+    """How far the stated probabilities of a listener are from what comes true, before and after training."""
+    means, clear = table.groupby("method")[["before", "after"]].mean(), []
+    for method in in_order(table["method"]):
+        own = table[table["method"] == method]
+        change = several_seeds(own["after"] - own["before"])
+        word = {"higher": "worse", "lower": "better"}.get(side(*change[1:3]))
+        clear += [f"{name_of(method)} {word} by {points(*change[:3])}"] if word else []
+    after = [f"{name_of(method)} {100 * means.loc[method, 'after']:.1f}" for method in in_order(table["method"])]
+    return (f"Calibration error of {listener}, points, before {100 * means['before'].mean():.1f}; after: "
+            f"{', '.join(after)}. Clearly changed: {'; '.join(clear) or 'none'}.")
+
+
+def credited(table: pd.DataFrame, part: str) -> list[str]:
+    """Which properties a part of the reward pays for, over the whole training."""
+    whole = table[table["part"] == part].groupby(["method", "property", "seed"], as_index=False)["value"].mean()
+    told = []
+    for method in in_order(whole["method"]):
+        rows = over_seeds(whole[whole["method"] == method], ["property"]).sort_values("mean", ascending=False)
+        ends = ["" if math.isnan(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]" for row in rows.itertuples()]
+        cells = [f"{CREDITED[row.property]} {row.mean:+.3f}{end}"
+                 for row, end in zip(rows.itertuples(), ends, strict=True)]
+        told.append(f"{name_of(method)}: {', '.join(cells)}.")
+    return told

@@ -1,0 +1,101 @@
+"""Figures of what listeners heard, what was paid, and where the gradient landed; as in `lrt.study.plots`, each takes a
+table of `lrt.study.tables`, and ValueError says that it is empty. The words are in `lrt.study.heard`."""
+
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from lrt.plots import accuracy_by_disagreement
+from lrt.study.credit import CREDITED
+from lrt.study.outcomes import measure
+from lrt.study.plots import behind, something, spread, titled, within_shares
+from lrt.study.tables import PLAIN, over_seeds
+from lrt.style import BLACK, BLUE, GREEN, GREY, figure, in_order, legend, look, percent, runs_text
+
+
+def by_disagreement(bins: dict[str, list[dict]], seeds: int, listener: str):
+    """`plots.accuracy_by_disagreement` for several seeds; bins: method -> `study_tables.accuracy_by_bin`."""
+    something(bins, "bins")
+    fig = accuracy_by_disagreement(bins, xlabel=f"disagreement: 1 - {listener}'s p on the sampled answer")
+    within_shares(fig.axes[:1])
+    over = "prompts" if seeds < 2 else "seeds and prompts"
+    title = f"Accuracy by {listener}'s disagreement ({runs_text([seeds])}; bars: intervals over {over})"
+    fig.suptitle(title, fontsize=12)
+    return fig
+
+
+def persuasive_and_true(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava"):
+    """A point a run: how often a listener follows its traces, against how much of them is true. table: `last`."""
+    something(table, "runs")
+    fig, [[ax]] = figure(f"Persuasive and true: a point a run ({behind(table)}; large: means)", size=(7, 4))
+    for method in in_order(table["method"]):
+        own = table[table["method"] == method]
+        label, colour, marker = look(method)
+        ax.plot(own[x], own[y], marker, color=colour, markersize=5, alpha=0.5, linestyle="none")
+        ax.plot(own[x].mean(), own[y].mean(), marker, color=colour, markersize=11, label=label, linestyle="none",
+                markeredgecolor="white")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # no ticks at half a percent
+    ax.set(xlabel=f"{measure(x).label} (%)", ylabel=f"{measure(y).label} the trace (% of answers)")
+    percent(ax.xaxis)
+    percent(ax.yaxis)
+    legend(fig)
+    return fig
+
+
+PROXY = {  # column of `study_tables.proxy_and_gold` -> its words, and how it is drawn
+    "paid": ("reward paid in training", {"linestyle": "--", "marker": "o", "color": BLUE}),
+    "p_better": ("listener's p on the better image", {"linestyle": ":", "marker": "s", "color": GREEN}),
+    "right": ("right answers (what is wanted)", {"linestyle": "-", "marker": "D", "color": BLACK}),
+}
+
+
+def proxy_and_gold(table: pd.DataFrame, plain: pd.DataFrame):
+    """What a listener's reward pays and what is wanted, over training: a panel a method, bands over seeds, and plain
+    GRPO's right answers in every panel. plain: its `study_tables.curves` of "sampled_right"."""
+    something(table, "runs whose reward is made of one listener")
+    methods = in_order(table["method"])
+    title = titled("What is paid and what is wanted", table, "bands: intervals over seeds")
+    fig, axes = figure(title, 1, len(methods), size=(max(5.5, 2.8 * len(methods)), 3.8), sharey=True)
+    for ax, method in zip(axes[0], methods, strict=True):
+        own = table[table["method"] == method]
+        for column, (label, style) in PROXY.items():
+            known = own.dropna(subset=column)
+            mean = over_seeds(known, ["step"], column).sort_values("step")
+            ax.plot(mean["step"], mean["mean"], label=label, markersize=4, **style)
+            ax.fill_between(mean["step"], mean["low"], mean["high"], color=style["color"], alpha=0.12, linewidth=0)
+        unpaid = over_seeds(plain, ["step"]).sort_values("step")
+        ax.plot(unpaid["step"], unpaid["mean"], color=look(PLAIN)[1], linestyle="-.", linewidth=1.2,
+                label=f"right answers of {look(PLAIN)[0]}")
+        ax.set_title(look(method)[0], fontsize=9.5)
+        ax.set_xlabel("step")
+        percent(ax.yaxis)
+    within_shares(axes[0, :1])
+    axes[0, 0].set_ylabel("%")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return fig
+
+
+def credits(table: pd.DataFrame):
+    """Where the gradient lands: a column a property with a scale of its own, the whole advantage above, the added part
+    below; means over seeds, bands their intervals. table: `study_tables.credits`."""
+    something(table, "credits")
+    names = [name for name in CREDITED if name in set(table["property"])]
+    parts = {"credit": "whole advantage", "credit_added": "added part"}
+    parts = {part: label for part, label in parts.items() if part in set(table["part"])}
+    title = titled("Which properties a step pays for", table, "bands: intervals over seeds")
+    fig, axes = figure(title, len(parts), len(names), size=(9.5, 1.6 + 1.5 * len(parts)), sharex=True, sharey="col")
+    for row, (part, label) in zip(axes, parts.items(), strict=True):
+        for ax, name in zip(row, names, strict=True):
+            own = table[(table["part"] == part) & (table["property"] == name)]
+            for method in in_order(own["method"]):
+                mean = over_seeds(own[own["method"] == method], ["step"])
+                spread(ax, mean, method, band=True, markersize=3, linewidth=1.2)
+            ax.axhline(0, color=GREY, linewidth=0.8)
+            ax.tick_params(labelsize=7.5)
+        row[0].set_ylabel(f"credit,\n{label}", fontsize=9)
+    for ax, name in zip(axes[0], names, strict=True):
+        ax.set_title(CREDITED[name], fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel("step", fontsize=9)
+    legend(fig)
+    return fig
