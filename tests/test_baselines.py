@@ -111,8 +111,8 @@ def test_the_tables_stand_beside_them(baselines, tmp_path):
     assert {(e["method"], e["reference"]) for e in effects} == {(name, "grpo") for name in BASELINES}
     known = {(e["method"], e["measure"]) for e in effects if e["effect"] is not None}
     silent = {(e["method"], e["measure"]) for e in effects} - known
-    assert {name for name in silent if name[1] == "truth"} == {("bradley_terry", "truth")}
-    assert ("bradley_terry", "flip") in known and page.count("| BRADLEY_TERRY | grpo |") == 2
+    assert {name for name in silent if name[1] == "truth"} == {("bradley_terry", "truth"), ("sft_answer", "truth")}
+    assert ("bradley_terry", "flip") in known and page.count("| BRADLEY_TERRY | GRPO |") == 2
 
     cost = costs(runs)
     assert list(cost["method"]) == ["bradley_terry", "dpo", "grpo", "sft_answer", "sft_trace"]

@@ -13,7 +13,8 @@ from lrt.course.jobs import only_run
 from lrt.study import pool as study
 from lrt.study.cell import run_cell
 from lrt.study.grid import Cell
-from lrt.study.pool import check_unfinished, finished, log_of, run_study, untimed
+from lrt.study.logs import differing
+from lrt.study.pool import check_unfinished, finished, log_of, run_study
 
 SMALL = Cell(
     "grpo", 0, ("reasoner",), weights=(1.0, 0.5), steps=1, pairs_per_step=2, num_generations=2, train_pairs=12,
@@ -224,11 +225,6 @@ def test_a_process_that_outlives_its_study_keeps_the_folder(fake):
     run(fake, cells("a.s0"))
 
 
-def test_logs_are_compared_without_their_times(tmp_path):
-    path = wrote(tmp_path / "log", '{"step": 1, "time_step": 0.5, "reward": 2}\n{"final": 1, "time_wall": 3}\n{"torn')
-    assert untimed(path) == [{"step": 1, "reward": 2}, {"final": 1}]
-
-
 # --- the real thing
 
 
@@ -245,4 +241,4 @@ def test_two_cells_in_processes_of_their_own_and_one_that_cannot_be(tmp_path):
     assert {p: p.read_bytes() for p in (tmp_path / "logs").iterdir()} == before
 
     run_cell(SMALL, tmp_path / "here", tmp_path / "here.jsonl", lambda *_: None)  # the same in this process
-    assert untimed(tmp_path / "here.jsonl")[1:] == untimed(log_of(SMALL, tmp_path / "logs"))[1:]
+    assert differing(tmp_path / "here.jsonl", log_of(SMALL, tmp_path / "logs")) == []

@@ -26,8 +26,8 @@ def tinted(step, n):
 
 @pytest.fixture
 def runs(tmp_path):
-    """Plain GRPO ends at the tint, the reader's run at the content, in each of three seeds."""
-    for seed in range(3):
+    """Plain GRPO ends at the tint, the reader's run at the content, in each of five seeds."""
+    for seed in range(5):
         written(tmp_path, cell("grpo", seed), tinted)
         written(tmp_path, cell("listener_reader", seed), looking)
     return read_runs(tmp_path)
@@ -35,7 +35,7 @@ def runs(tmp_path):
 
 def test_it_says_how_much_is_there_and_what_it_means(runs):
     told = study_page.paragraphs(runs, read_grid(), read_claims())
-    assert "6 of 50 runs are here" in told[0]
+    assert "10 of 50 runs are here" in told[0]
     assert any("**Not run** yet" in text for text in told)
     reader = next(text for text in told if text.startswith("reader as listener"))
     assert "flip less often (-100" in reader

@@ -239,7 +239,7 @@ def proxy(paid, right, seeds=3):
 @pytest.mark.parametrize("paid, right, seeds, words", [
     (0.2, -0.2, 3, "have parted"),
     (0.2, -0.01, 3, "cannot say"),
-    (0.2, 0.2, 3, "Both rose"),
+    (0.2, 0.2, 3, "both rose"),
     (-0.2, 0.2, 3, "did not clearly rise"),
     (0.2, 0.2, 1, "One seed"),
 ])

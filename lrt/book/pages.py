@@ -24,6 +24,7 @@ from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
 from lrt.study.seeds import prediction
+from lrt.study.verdicts import decided
 from lrt.style import METHODS, in_order, look, save
 from lrt.widgets import dial, group, learned, steps
 
@@ -42,7 +43,7 @@ def write(root: Path, into: Path) -> None:
     records = stats.load_records(root / "data" / "results" / "one_seed.json")
     parts = {
         "opening": opening(runs, grid, root, figures),
-        "claims": claims_part(study, runs, grid, asked),
+        "claims": claims_part(study, runs, grid, asked, figures),
         "effects": effects_part(study),
         "curves": curves_part(runs, grid, figures),
         "one_seed": one_seed(records, figures),
@@ -82,10 +83,15 @@ def opening(runs: Sequence[Run], grid: Grid, root: Path, figures: Path) -> str:
     return figure(path, alt, f"{TINY}, every run of it trained here. {said}")
 
 
-def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -> str:
-    """What the study says of each claim, then the committed table of `claims.md`."""
-    told = study_page.paragraphs(runs, grid, asked)
-    return f"{bullets(told)}\n{_section(study / 'claims.md', '## Claims')}"
+def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim], figures: Path) -> str:
+    """What the study says of each claim, a figure of them all, then the committed table of `claims.md`."""
+    told, drawn = study_page.paragraphs(runs, grid, asked), ""
+    decisions = [claims.decide(claim, runs) for claim in asked]
+    if any(d.verdict != "not run" for d in decisions):
+        path, alt = figures / "claims.png", "Claims, right of 0 as predicted. " + " ".join(decided(decisions, False))
+        save(study_plots.claims(decisions), path, alt)
+        drawn = figure(path, alt, f"{TINY}. The three marks of a claim are its three comparisons.")
+    return f"{bullets(told)}\n{drawn}\n{_section(study / 'claims.md', '## Claims')}"
 
 
 def effects_part(study: Path) -> str:

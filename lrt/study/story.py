@@ -15,11 +15,8 @@ from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
 from lrt.study.tables import Split, over_seeds
-from lrt.study.words import capital, in_points, listed, name_of, points, seeds_text, share, side
+from lrt.study.words import FEW, capital, in_points, listed, name_of, points, seeds_text, share, side
 from lrt.style import in_order
-
-FEW = 5  # seeds; simulated with the spread that was found, fewer may cry wolf (notebook 06)
-
 
 # --- what is there ---------------------------------------------------------------------------------------------------
 
@@ -101,11 +98,13 @@ def widest(effects: Sequence[Effect]) -> str:
 
 
 def effects_alt(effects: Sequence[Effect]) -> str:
-    """The same for all measures, in short."""
+    """The same for all measures, in short: no side from fewer than `FEW` seeds."""
     told = []
     for name in dict.fromkeys(e.measure for e in effects):
         own = [e for e in effects if e.measure == name and not math.isnan(e.effect)]
-        groups = {word: [name_of(e.method) for e in own if side(e.low, e.high) == word] for word in ("lower", "higher")}
+        known = [e for e in own if len(e.seeds) >= FEW]
+        groups = {word: [name_of(e.method) for e in known if side(e.low, e.high) == word]
+                  for word in ("lower", "higher")}
         clear = "; ".join(f"clearly {word}: {listed(names)}" for word, names in groups.items() if names)
         if not clear:
             clear = "one seed, no interval" if all(math.isnan(e.low) for e in own) else "no clear difference"

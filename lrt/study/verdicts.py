@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lrt.study.claims import PLANNED, WHERE, Decision
 from lrt.study.effects import Comparison, Effect
 from lrt.study.tables import PLAIN
-from lrt.study.words import capital, listed, name_of, points, side
+from lrt.study.words import FEW, capital, listed, name_of, points, side
 
 SEEN_SIZE = 0.1  # a help of 10 points: what the plan asks the study to be able to exclude
 
@@ -16,7 +16,7 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
     `effects.against_plain`: at the last step, at matched accuracy, and (of any method) at the last of 900 steps."""
     at_end, at_matched = ([e for e in found if e.method == method and e.measure == "flip"] for found in (last, matched))
     later = [e for e in long if e.measure == "flip"]
-    if not at_end or math.isnan(at_end[0].low):
+    if not at_end or math.isnan(at_end[0].low) or len(at_end[0].seeds) < FEW:
         return f"{name_of(method)}: too few seeds to say anything about the tint."
     found, size = side(at_end[0].low, at_end[0].high), points(*_three(at_end[0]))
     if found == "higher":

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 from lrt.style import look
 
+FEW = 5  # seeds; with the spread that was found, intervals from fewer may cry wolf (notebook 06 draws such cases)
+
 
 def name_of(method: str) -> str:
     return look(method)[0]
