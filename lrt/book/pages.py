@@ -85,8 +85,8 @@ def opening(runs: Sequence[Run], grid: Grid, root: Path, figures: Path) -> str:
 
 def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim], figures: Path) -> str:
     """What the study says of each claim, a figure of them all, then the committed table of `claims.md`."""
-    told, drawn = study_page.paragraphs(runs, grid, asked), ""
     decisions = [claims.decide(claim, runs) for claim in asked]
+    told, drawn = study_page.paragraphs(runs, grid, asked, decisions), ""
     if any(d.verdict != "not run" for d in decisions):
         path, alt = figures / "claims.png", "Claims, right of 0 as predicted. " + " ".join(decided(decisions, False))
         save(study_plots.claims(decisions), path, alt)

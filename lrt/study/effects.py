@@ -10,7 +10,7 @@ import numpy as np
 
 from lrt.study.grid import Cell
 from lrt.study.logs import Run
-from lrt.study.pairing import Paired, at_best, at_matched, matched_steps, paired
+from lrt.study.pairing import Paired, at_best, at_matched, best_by_seed, matched_steps, paired
 from lrt.study.seeds import hierarchical
 
 LEVEL = 0.05
@@ -75,10 +75,9 @@ def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequen
     """Each method against its reference (`reference_of`), at the last step or where both are as accurate in
     distribution (`pairing.at_matched`). The reference itself has none, nor has a method whose reference has no runs.
     """
-    cells = {run.cell.method: run.cell for run in runs}
-    of = {name: [run for run in runs if run.cell.method == name] for name in cells}
-    found = []
-    for method in cells:
+    of = _by_method(runs)
+    cells, found = {method: own[-1].cell for method, own in of.items()}, []
+    for method in of:
         other = reference_of(method, cells, reference)
         if other == method or other not in of:
             continue
@@ -96,18 +95,26 @@ def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequen
 
 def versus(runs: Sequence[Run], method: str, other: str, measures: Sequence[str] = SHOWN) -> list[Effect]:
     """One method against any other at the last step."""
-    a, b = ([run for run in runs if run.cell.method == name] for name in (method, other))
+    a, b = (_by_method(runs).get(name, []) for name in (method, other))
     return [_effect(method, "last step", name, compared(paired(a, b, name), other)) for name in measures]
 
 
 def stopped_early(runs: Sequence[Run], measures: Sequence[str] = SHOWN) -> list[Effect]:
     """What each method would have gained by keeping the checkpoint that validation pairs of the training distribution
     choose (`pairing.at_best`): a difference from its own last step."""
+    found = []
+    for method, own in _by_method(runs).items():
+        best = best_by_seed(own)
+        found += [_effect(method, "best checkpoint", name, compared(at_best(own, name, best), method))
+                  for name in measures]
+    return found
+
+
+def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
     of: dict[str, list[Run]] = {}
     for run in runs:
         of.setdefault(run.cell.method, []).append(run)
-    return [_effect(method, "best checkpoint", name, compared(at_best(own, name), method))
-            for method, own in of.items() for name in measures]
+    return of
 
 
 def _effect(method: str, at: str, name: str, c: Comparison) -> Effect:

@@ -29,8 +29,10 @@ def first_tier(runs: Sequence[Run], grid: Grid) -> list[Run]:
     return [run for run in runs if run.cell.method in grid.tiers[0].methods]
 
 
-def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -> list[str]:
-    """How much of the study is there, what it says of the claims, and of each listener: prevents, delays or neither."""
+def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim],
+               decisions: Sequence[claims.Decision] | None = None) -> list[str]:
+    """How much of the study is there, what it says of the claims, and of each listener: prevents, delays or neither.
+    `decisions`: on these claims, if they are at hand."""
     main = first_tier(runs, grid)
     told = study_story.present(runs, grid)[:1]
     if not main:
@@ -39,7 +41,8 @@ def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim]) -
     matched = against_plain(main, measures=["flip"], matched=True)
     longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
     long = against_plain(longer, "grpo_long", ["flip"])
-    told += decided([claims.decide(claim, runs) for claim in asked], details=False)
+    decisions = [claims.decide(claim, runs) for claim in asked] if decisions is None else decisions
+    told += decided(decisions, details=False)
     told += [prevents(flips, matched, long if method == "listener_reader" else [], method) for method in LISTENERS]
     return told
 

@@ -113,7 +113,13 @@ def best_by_validation(run: Run) -> Best:
     return Best(best, *(tables[step][~chooses_B] for step in (best, run.cell.steps)))
 
 
-def at_best(runs: Sequence[Run], name: str) -> Paired:
-    """The best checkpoint of each run (`best_by_validation`) - its last step, on the pairs that did not choose it."""
-    best = {seed: best_by_validation(run) for seed, run in _by_seed(runs).items()}
+def best_by_seed(runs: Sequence[Run]) -> dict[int, Best]:
+    """seed -> `best_by_validation`, for the runs of one method."""
+    return {seed: best_by_validation(run) for seed, run in _by_seed(runs).items()}
+
+
+def at_best(runs: Sequence[Run], name: str, best: Mapping[int, Best] | None = None) -> Paired:
+    """The best checkpoint of each run - its last step, on the pairs that did not choose it. `best`: what `best_by_seed`
+    gave, if it is at hand (for several measures of the same runs)."""
+    best = best_by_seed(runs) if best is None else best
     return _paired({seed: b.table for seed, b in best.items()}, {seed: b.last for seed, b in best.items()}, name)
