@@ -11,7 +11,7 @@ from study_logs import cell, like_content, like_tint, measurement, sides, two, w
 from lrt.metrics import agree_conflict, mixture
 from lrt.study.logs import read_run
 from lrt.study.outcomes import MEASURES, mean, measure, trajectory, values
-from lrt.study.pairing import at_best, at_matched, best_by_validation, paired
+from lrt.study.pairing import at_best, at_matched, best_by_validation, matched_steps, paired
 from lrt.study.probe import known, table
 
 NAN = float("nan")
@@ -201,7 +201,7 @@ def test_runs_measured_on_fewer_pairs_are_compared_on_those(tmp_path):
 
 def test_nothing_in_common_and_a_seed_twice(tmp_path):
     a, b = run(tmp_path, "rule", 0), run(tmp_path, "grpo", 1)
-    for found in (paired([a], [b], "flip"), paired([], [b], "flip"), at_matched([a], [b], "flip").paired):
+    for found in (paired([a], [b], "flip"), paired([], [b], "flip"), at_matched([a], [b], "flip")):
         assert found.seeds == () and found.d_SB.size == 0 and len(found.prompt_id_B) == 0
     with pytest.raises(ValueError, match=r"two runs with seed 0: rule\.s0 and grpo\.s0"):
         paired([a, run(tmp_path, "grpo", 0)], [b], "flip")
@@ -228,26 +228,26 @@ def level(run, step):
 
 def test_matched_where_both_first_reach_the_highest_common_level(tmp_path):
     fast, slow = course(tmp_path, "fast", [0, 4, 8, 8, 8]), course(tmp_path, "slow", [0, 0, 2, 4, 4])
-    (seeds, d_SB, prompts_B), frame = at_matched([fast], [slow], "coverage")
-    row = frame.to_dict("records")[0]
+    seeds, d_SB, prompts_B = at_matched([fast], [slow], "coverage")
+    row = matched_steps([fast], [slow]).to_dict("records")[0]
     assert (row["seed"], row["step_a"], row["step_b"]) == (0, 2, 6)
     assert row["level"] == pytest.approx(level(slow, 8)) == pytest.approx(level(fast, 2))
     assert seeds == (0,) and d_SB == pytest.approx(np.full((1, 8), (4 - 6) / 18)) and len(prompts_B) == 8
-    back = at_matched([slow], [fast], "coverage")
-    assert back.paired.d_SB == pytest.approx(-d_SB) and back.by_seed["step_a"].tolist() == [6]
+    assert at_matched([slow], [fast], "coverage").d_SB == pytest.approx(-d_SB)
+    assert matched_steps([slow], [fast])["step_a"].tolist() == [6]
 
 
 def test_one_lucky_measurement_reaches_nothing(tmp_path):
     lucky, steady = course(tmp_path, "lucky", [0, 8, 0, 4, 4]), course(tmp_path, "steady", [0, 4, 4, 4, 4])
-    frame = at_matched([lucky], [steady], "flip").by_seed
+    frame = matched_steps([lucky], [steady])
     assert frame[["step_a", "step_b"]].to_numpy().tolist() == [[4, 2]]  # medians 0, 0, 4, 4, 4 and 0, 4, 4, 4, 4
 
 
 def test_a_run_that_never_gets_above_the_base_is_matched_there(tmp_path):
     worse, better = course(tmp_path, "worse", [4, 2, 2, 0]), course(tmp_path, "better", [4, 8, 8, 8])
     found = at_matched([worse], [better], "truth")
-    assert found.by_seed[["step_a", "step_b"]].to_numpy().tolist() == [[0, 0]]
-    assert found.paired.seeds == () and found.paired.d_SB.size == 0, "two bases: no comparison of the runs"
+    assert matched_steps([worse], [better])[["step_a", "step_b"]].to_numpy().tolist() == [[0, 0]]
+    assert found.seeds == () and found.d_SB.size == 0, "two bases: no comparison of the runs"
 
 
 @settings(max_examples=10, deadline=None)
@@ -255,7 +255,7 @@ def test_a_run_that_never_gets_above_the_base_is_matched_there(tmp_path):
 def test_matched_level_is_reached_by_both_and_is_the_highest(tmp_path_factory, rights):
     folder = tmp_path_factory.mktemp("runs")
     a, b = (course(folder, name, right) for name, right in zip("ab", zip(*rights, strict=True), strict=True))
-    row = at_matched([a], [b], "flip").by_seed.iloc[0]
+    row = matched_steps([a], [b]).iloc[0]
     best = []
     for run, step in ((a, row["step_a"]), (b, row["step_b"])):
         raw = trajectory([run], "in_distribution")["value"].tolist()

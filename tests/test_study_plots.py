@@ -128,6 +128,7 @@ def test_probes_count_silence_and_favour(tmp_path):
 
     probed = tables.probes([run_like(tmp_path, silent)])
     assert heard.silent(probed).endswith("hides: GRPO seed 0.") and heard.silent(probed[:0]).endswith("hides: none.")
+    assert 'Sampled answers "1" (% of answers), means before and after: GRPO 100 to 85.' in heard.probed(probed)
     table = probed.set_index("when")
     assert table.loc["before", ["verdict only", "first"]].tolist() == [0, 1]
     assert table.loc["after", ["coverage", "verdict only", "first"]].tolist() == pytest.approx([0, 1, 34 / 40])
@@ -325,6 +326,7 @@ def figures(runs):
     yield heard_plots.by_disagreement(bins, seeds, "llava")
     yield heard_plots.persuasive_and_true(tables.last(runs, ["truth", "followed/llava"]))
     yield heard_plots.proxy_and_gold(tables.proxy_and_gold(runs), right[right["method"] == "grpo"])
+    yield heard_plots.probes(tables.probes(runs))
     yield heard_plots.credits(tables.credits(runs))
     if found := tables.two_stories(differences):
         yield study_plots.one_comparison(found)
@@ -367,7 +369,7 @@ def test_claims_are_drawn_with_what_was_predicted_to_the_right():
 
 def test_an_empty_table_is_no_figure():
     for draw in (study_plots.over_training, study_plots.paths, heard_plots.persuasive_and_true,
-                 heard_plots.credits, lambda none: heard_plots.proxy_and_gold(none, none),
+                 heard_plots.probes, heard_plots.credits, lambda none: heard_plots.proxy_and_gold(none, none),
                  lambda none: study_plots.at_the_end(none, [])):
         with pytest.raises(ValueError, match="to draw"):
             draw(pd.DataFrame())

@@ -55,7 +55,7 @@ class Effect:
     high: float
     n: int  # pairs
     seeds: tuple[int, ...]
-    left_out: tuple[int, ...] = ()  # seeds that say nothing: see `Comparison`, and `pairing.Matched`
+    left_out: tuple[int, ...] = ()  # seeds that say nothing: see `Comparison`, and `pairing.at_matched`
 
 
 def reference_of(method: str, cells: Mapping[str, Cell], reference: str = "grpo") -> str:
@@ -85,7 +85,7 @@ def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequen
         steps = matched_steps(a, b) if matched else None
         for name in measures:
             if matched:
-                c = compared(at_matched(a, b, name, steps).paired, other)
+                c = compared(at_matched(a, b, name, steps), other)
                 c = replace(c, left_out=tuple(seed for seed in steps["seed"] if seed not in c.seeds))
             else:
                 c = compared(paired(a, b, name), other)

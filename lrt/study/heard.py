@@ -7,8 +7,8 @@ import pandas as pd
 
 from lrt.stats import several_seeds
 from lrt.study.credit import CREDITED
-from lrt.study.tables import over_seeds
-from lrt.study.words import listed, name_of, points, share, side
+from lrt.study.tables import PROBES, over_seeds
+from lrt.study.words import capital, listed, name_of, points, share, side
 from lrt.style import in_order
 
 
@@ -46,6 +46,18 @@ def together(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava") -
     found = {"higher": "the two go together", "lower": "they go apart"}.get(side(low, high), "no clear relation")
     return (f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f}, 95 % [{low:+.2f}, "
             f"{high:+.2f}] ({len(within)} runs): {found}.")
+
+
+def probed(table: pd.DataFrame) -> str:
+    """Each probe's mean before and after, method by method; table: `tables.probes`."""
+    means = table.groupby(["method", "when"])[list(PROBES)].mean()
+    told = []
+    for probe, (label, unit) in PROBES.items():
+        scale = 1 if probe == "length" else 100
+        cells = [f"{name_of(method)} {scale * means.loc[method, 'before'][probe]:.0f} to "
+                 f"{scale * means.loc[method, 'after'][probe]:.0f}" for method in in_order(table["method"])]
+        told.append(f"{capital(label)} ({unit}), means before and after: {', '.join(cells)}.")
+    return " ".join(told)
 
 
 def silent(probes: pd.DataFrame) -> str:

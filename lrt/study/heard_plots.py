@@ -1,15 +1,17 @@
 """Figures of what listeners heard, what was paid, and where the gradient landed; as in `lrt.study.plots`, each takes a
 table of `lrt.study.tables`, and ValueError says that it is empty. The words are in `lrt.study.heard`."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from lrt.plots import accuracy_by_disagreement
+from lrt.stats import several_seeds
 from lrt.study.credit import CREDITED
 from lrt.study.outcomes import measure
 from lrt.study.plots import behind, something, spread, titled, within_shares
-from lrt.study.tables import PLAIN, over_seeds
-from lrt.style import BLACK, BLUE, GREEN, GREY, figure, in_order, legend, look, percent, runs_text
+from lrt.study.tables import PLAIN, PROBES, over_seeds
+from lrt.style import BLACK, BLUE, GREEN, GREY, figure, in_order, legend, look, percent, runs_text, words
 
 
 def by_disagreement(bins: dict[str, list[dict]], seeds: int, listener: str):
@@ -39,6 +41,34 @@ def persuasive_and_true(table: pd.DataFrame, x: str = "truth", y: str = "followe
     percent(ax.xaxis)
     percent(ax.yaxis)
     legend(fig)
+    return fig
+
+
+def probes(table: pd.DataFrame):
+    """Plain tricks before and after training, a panel a trick: every run a dot, the mean with its interval over seeds,
+    and the mean before as a hollow mark. table: `study_tables.probes`."""
+    something(table, "runs")
+    methods = in_order(table["method"])
+    title = titled("Plain tricks", table, "hollow: before; dots: runs after; bars: intervals over seeds")
+    fig, axes = figure(title, 1, len(PROBES), size=(9, 1.7 + 0.45 * len(methods)), sharey=True)
+    for ax, (probe, (label, unit)) in zip(axes[0], PROBES.items(), strict=True):
+        for y, method in enumerate(methods):
+            own = table[table["method"] == method].set_index("when")[probe]
+            after, (_, colour, marker) = np.atleast_1d(own["after"]), look(method)
+            mean = several_seeds(after)
+            ends = np.maximum(0, [[mean.value - mean.low], [mean.high - mean.value]])
+            ax.plot(after, np.full(len(after), y + 0.22), ".", color=colour, alpha=0.6, markersize=5)
+            ax.errorbar(mean.value, y - 0.08, xerr=ends, color=colour, marker=marker, markersize=6, capsize=3)
+            ax.plot(np.mean(own["before"]), y - 0.08, "o", color="white", markeredgecolor=GREY, markersize=6, zorder=1)
+        ax.set_title(words(label, 16), fontsize=9)
+        ax.set_xlabel(unit, fontsize=9)
+        ax.tick_params(labelsize=8.5)
+        if probe != "length":
+            percent(ax.xaxis)
+            low, high = ax.get_xlim()
+            ax.set_xlim(max(low, -0.03), min(high, 1.03))
+    axes[0, 0].set_yticks(range(len(methods)), [look(method)[0] for method in methods])
+    axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     return fig
 
 

@@ -53,23 +53,19 @@ def _paired(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], name: 
     return Paired(seeds, d_SB, a[seeds[0]]["prompt_id"].to_numpy(object)[:n])
 
 
-class Matched(NamedTuple):
-    """Differences, and how they came about: seed, level, step_a, step_b, a row a seed. Seeds in which both runs are at
-    step 0 are in `by_seed` alone: one of the two never got above the base, and two bases do not differ."""
-
-    paired: Paired
-    by_seed: pd.DataFrame
-
-
-def at_matched(runs_a: Sequence[Run], runs_b: Sequence[Run], name: str, steps: pd.DataFrame | None = None) -> Matched:
+def at_matched(runs_a: Sequence[Run], runs_b: Sequence[Run], name: str, steps: pd.DataFrame | None = None) -> Paired:
     """a - b where both runs of a seed are equally far: each at its own step of `matched_steps`, on the first measured
-    pairs. `steps`: what `matched_steps` gave, if it is at hand (for several measures of the same runs)."""
+    pairs. `steps`: what `matched_steps` gave, if it is at hand (for several measures of the same runs).
+
+    Seeds in which both runs are at step 0 are left out: one of the two never got above the base, and two bases do not
+    differ.
+    """
     a, b = _by_seed(runs_a), _by_seed(runs_b)
     steps = matched_steps(runs_a, runs_b) if steps is None else steps
     moved = steps[(steps["step_a"] > 0) | (steps["step_b"] > 0)]
     at_a = {seed: a[seed].history()[step] for seed, step in zip(moved["seed"], moved["step_a"], strict=True)}
     at_b = {seed: b[seed].history()[step] for seed, step in zip(moved["seed"], moved["step_b"], strict=True)}
-    return Matched(_paired(at_a, at_b, name), steps)
+    return _paired(at_a, at_b, name)
 
 
 def matched_steps(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from lrt.study.logs import Run
 from lrt.study.outcomes import mean, measure, trajectory, values
 from lrt.study.pairing import paired
 from lrt.study.seeds import false_alarms, hierarchical
-from lrt.style import in_order, look
+from lrt.style import in_order
 
 PLAIN = "grpo"  # the method that the others are held against
 JUDGE = "llava"  # the listener that rewards nobody in tier 1
@@ -175,11 +175,11 @@ def _ece(table: pd.DataFrame, listener: str) -> float:
     return ece(table[f"sampled_p/{listener}"], np.where(better.isna(), NAN, better == 1))
 
 
-PROBES = {  # what a policy may do to please a listener, or to need none
-    "length": "tokens a completion, in training",
-    "coverage": "statements made (% of 18)",
-    "verdict only": "traces without any statement (%)",
-    "first": "sampled answers \"1\" (%)",
+PROBES = {  # what a policy may do to please a listener, or to need none; and its unit
+    "length": ("completion in training", "tokens"),
+    "coverage": ("statements made", "% of 18"),
+    "verdict only": ("traces without any statement", "% of traces"),
+    "first": ("sampled answers \"1\"", "% of answers"),
 }
 
 
@@ -194,21 +194,6 @@ def probes(runs: Sequence[Run]) -> pd.DataFrame:
             shares = [(said[answer.index] == 0).mean(), answer.eq(1).mean()]
             rows.append((run.cell.method, run.cell.seed, when, tokens, mean(table, "coverage"), *shares))
     return pd.DataFrame(rows, columns=["method", "seed", "when", *PROBES])
-
-
-def probe_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Cells of text, a row a method, a column a probe: the mean before, and after with its interval over seeds."""
-    cells = {}
-    for method in in_order(table["method"]):
-        own = table[table["method"] == method].set_index("when")
-        for probe, label in PROBES.items():
-            scale = 1 if probe == "length" else 100
-            after = several_seeds(scale * np.atleast_1d(own.loc["after", probe]))
-            low, high = after[1:3] if probe == "length" else np.clip(after[1:3], 0, 100)  # beyond means nothing
-            ends = "" if np.isnan(low) else f" [{low:.0f}, {high:.0f}]"
-            before = scale * np.mean(own.loc["before", probe])
-            cells.setdefault(label, {})[look(method)[0]] = f"{before:.0f} to {after.value:.0f}{ends}"
-    return pd.DataFrame(cells)
 
 
 # --- where the gradient lands ----------------------------------------------------------------------------------------
