@@ -18,7 +18,13 @@ REWARDS = {  # method -> what its cell says of the reward
     "rule": {"reward": "rule"},
     "permuted": {"reward": "permuted", "listeners": ("reader",)},
     "truth": {"reward": "truth"},
-    "half_lr": {"lr": 5e-5},
+    "reader_living": {"reward": "living", "listeners": ("reader",)},
+    "reader_dead": {"reward": "dead", "listeners": ("reader",)},
+    "listener_llava": {"reward": "listener", "listeners": ("llava",)},
+    "grpo_dial_50": {"dial": 0.5},
+    "reader_dial_50": {"reward": "listener", "listeners": ("reader",), "dial": 0.5},
+    "grpo_long": {"steps": 12},
+    "reader_long": {"reward": "listener", "listeners": ("reader",), "steps": 12},
 }
 RELIANCE = {"grpo": 0.7, "listener_base": 0.5, "listener_reader": 0.3, "rule": 0.45}  # on the tint, after the last step
 SIZES = {"steps": 8, "measure_every": 2, "measured_pairs": 24, "final_pairs": 40, "judges": ("reader", "llava", "base")}

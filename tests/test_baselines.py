@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from lrt.files import read_lines
 from lrt.study.baselines import settings_of
 from lrt.study.cell import run_cell
 from lrt.study.costs import cost_table, costs
-from lrt.study.grid import Cell
+from lrt.study.grid import Cell, read_grid
 from lrt.study.logs import differing, read_run, read_runs
 from lrt.study.outcomes import MEASURES, mean
 from lrt.study.report import rendered
@@ -79,8 +80,8 @@ def test_all_begin_from_the_same_base_and_go_their_own_way(baselines):
     first = runs["sft_answer"].measures[0]
     for name in ("sft_trace", "dpo"):
         assert runs[name].measures[0].equals(first)
-    ends = [run.final["sampled_p/llava"].tolist() for name, run in runs.items() if name != "bradley_terry"]
-    assert ends[0] != ends[1] != ends[2]
+    ends = [run.final[["answers", "sampled", "sampled_said"]] for run in runs.values()]
+    assert not any(a.equals(b) for a, b in combinations(ends, 2))
 
 
 OF_ANSWERS = {"agree", "conflict", "in_distribution", "uninformative", "reversed", "flip", "parsable", "first"}
@@ -106,13 +107,13 @@ def test_the_tables_stand_beside_them(baselines, tmp_path):
     lines = [{**line, "length": 40.0} if "step" in line else line for line in lines]
     (tmp_path / f"{SMALL.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [head, *lines]))
     runs = read_runs(tmp_path)
-    page, records = rendered(runs, [], {name: name.upper() for name in BASELINES})
+    page, records = rendered(runs, [], read_grid())
     effects = json.loads(records)["effects"]
     assert {(e["method"], e["reference"]) for e in effects} == {(name, "grpo") for name in BASELINES}
     known = {(e["method"], e["measure"]) for e in effects if e["effect"] is not None}
     silent = {(e["method"], e["measure"]) for e in effects} - known
     assert {name for name in silent if name[1] == "truth"} == {("bradley_terry", "truth"), ("sft_answer", "truth")}
-    assert ("bradley_terry", "flip") in known and page.count("| BRADLEY_TERRY | GRPO |") == 2
+    assert ("bradley_terry", "flip") in known and page.count("| Bradley-Terry head | GRPO |") == 2
 
     cost = costs(runs)
     assert list(cost["method"]) == ["bradley_terry", "dpo", "grpo", "sft_answer", "sft_trace"]

@@ -16,7 +16,7 @@ from lrt.study.arms import reward_functions
 from lrt.study.cell import grpo_settings, in_order, run_cell, short
 from lrt.study.costs import costs
 from lrt.study.credit import PROPERTIES, CreditWatch
-from lrt.study.grid import Cell
+from lrt.study.grid import Cell, read_grid
 from lrt.study.logs import differing, read_run, read_runs
 from lrt.study.pool import check_unfinished, finished
 from lrt.study.probe import Fixed
@@ -160,7 +160,7 @@ def test_short_keeps_what_is_named_in_three_digits():
         "step": 7, "loss": 0.1, "learning_rate": 1e-4, "reward": 1.66666, "reward_std": 0.0123456, "entropy": 1234.5,
         "rewards/format_reward/mean": 1.0, "rewards/accuracy_reward/mean": 0.5, "rewards/format_reward/std": 0.3,
         "rewards/agreement_reward/mean": 0.77777, "rewards/agreement_reward/std": 0.3, "grad_norm": None,
-        "frac_reward_zero_std": 0.25, "credit/answer": -0.0123456, "credit_added/own": 1e-6, "rollout/tint": 2 / 3,
+        "dead_groups": 0.25, "credit/answer": -0.0123456, "credit_added/own": 1e-6, "rollout/tint": 2 / 3,
         "listener/unscored_groups": 0.0, "listener/seconds": 3.0, "time_step": 1.23456, "time_generate": 0.5,
     }  # fmt: skip
     assert short(record) == {
@@ -220,7 +220,7 @@ def test_an_old_log_is_of_the_same_run(log, tmp_path):
     assert finished(SMALL, old) and finished(SMALL, new)
     (a,), (b,) = read_runs(old), read_runs(new)
     assert a.cell == b.cell == SMALL and a.cell.trainer == "grpo"
-    assert rendered([a], []) == rendered([b], [])
+    assert rendered([a], [], read_grid()) == rendered([b], [], read_grid())
     told, derived = costs([b]).iloc[0], costs([a]).iloc[0]
     assert told.drop("generated_tokens").equals(derived.drop("generated_tokens"))
     assert told["unique"] <= told["views"] == 6 and told["seconds"] > 0

@@ -252,11 +252,11 @@ def test_claims_table_says_what_it_stands_on(tmp_path):
     first, _, head, _, *rows = text.splitlines()
     assert first.startswith("12 runs in the tiny world: 3 methods, seeds 0 to 3.")
     assert [cell.strip() for cell in head.split("|")][1:-1] == [
-        "claim", "predicted", "against", "effect, points", "pairs", "seeds", "p (Holm)", "verdict"]
-    assert rows[0] == ("| **R1** Answers flip less often | lower | GRPO | -100.0 [-100.0, -100.0] | 12 | 4 | 0.0004 | "
-                       "so far, with 4 of 10 seeds: **not supported** in the tiny world |")
-    assert rows[1] == "| R1 | lower | rule | +0.0 [+0.0, +0.0] | 12 | 4 | 1.0000 |  |"
-    assert rows[2] == "| **X** Answers flip less often | lower | GRPO |  |  |  |  | not run |"
+        "claim", "predicted", "against", "its level, %", "effect, points", "pairs", "seeds", "p (Holm)", "verdict"]
+    assert rows[0] == ("| **R1** Answers flip less often | lower | GRPO | 100.0 | -100.0 [-100.0, -100.0] | 12 | 4 | "
+                       "0.0004 | so far, with 4 of 10 seeds: **not supported** in the tiny world |")
+    assert rows[1] == "| R1 | lower | rule | 0.0 | +0.0 [+0.0, +0.0] | 12 | 4 | 1.0000 |  |"
+    assert rows[2] == "| **X** Answers flip less often | lower | GRPO |  |  |  |  |  | not run |"
     assert len(rows) == 4
 
 
@@ -267,13 +267,13 @@ def test_with_the_planned_seeds_a_verdict_stands_alone(tmp_path):
 
 
 def test_a_seed_whose_traces_state_nothing_was_run_all_the_same(tmp_path):
-    silent = run(tmp_path, "rule", 9, lambda step, n: {"sampled_said": "0" * n, "sampled_true": "0" * n})
+    silent = run(tmp_path, "rule", 9, lambda step, n: {"sampled_said": "0" * n, "sampled_true": "0" * n}, reward="rule")
     runs = [*runs_of(tmp_path, 10, listener_reader={}, grpo={}), *runs_of(tmp_path, 9, rule={}), silent]
     found = decide(replace(FLIP, measure="truth"), runs)
     assert [(len(c.seeds), c.left_out) for c in found.comparisons] == [(10, ()), (9, (9,))]
     assert found.in_words() == "**not supported** in the tiny world", "not on the way to a tenth"
     assert "| 9 of 10 |" in claims_table([found])
-    assert " (9 of 10) |" in effects_table(runs, measures=["flip", "truth"])
+    assert " (9 of 10) |" in effects_table(runs, read_grid(), ["flip", "truth"])
 
 
 def test_a_seed_beyond_the_plan_decides_nothing(tmp_path):
@@ -284,17 +284,30 @@ def test_a_seed_beyond_the_plan_decides_nothing(tmp_path):
 
 def test_tables_without_runs():
     assert claims_table([decide(FLIP, [])]).startswith("No runs to compare in the tiny world yet.")
-    assert effects_table([]).strip() == "No runs to compare in the tiny world yet."
+    assert effects_table([], read_grid()).strip() == "No runs to compare in the tiny world yet."
 
 
-def test_effects_table_has_a_row_a_method_in_the_order_of_its_labels(tmp_path):
-    runs = runs_of(tmp_path, 2, grpo=like_tint, binary=like_content, rule=like_tint)
-    text = effects_table(runs, measures=["flip", "contradiction/llava"], labels={"rule": "the rule", "nobody": "x"})
+def test_effects_table_has_a_row_a_method_in_the_order_of_the_grid(tmp_path):
+    runs = runs_of(tmp_path, 2, grpo=like_tint, binary=like_content, mine=like_content, rule=like_tint)
+    text = effects_table(runs, read_grid(), ["flip", "contradiction/llava"])
     lines = text.splitlines()
-    assert lines[0].startswith("6 runs in the tiny world: 3 methods, seeds 0, 1.")
+    assert lines[0].startswith("8 runs in the tiny world: 4 methods, seeds 0, 1.")
     assert lines[2] == "| method | against | seeds | answers that flip | contradicts llava |"
     assert [line.split(" | ")[:4] for line in lines[4:]] == [
-        ["| the rule", "GRPO", "2", "+0.0"], ["| binary", "GRPO", "2", "-100.0"]], "two seeds: no interval"
+        ["| rule", "GRPO", "2", "+0.0"], ["| reader's choice, 0 or 1", "GRPO", "2", "-100.0"],
+        ["| mine", "GRPO", "2", "-100.0"]], "two seeds: no interval"
+
+
+def test_a_listener_that_was_paid_for_is_no_outside_view(tmp_path):
+    runs = runs_of(tmp_path, 2, grpo=like_tint, listener_llava=like_content, rule=like_tint)
+    text = effects_table(runs, read_grid(), ["flip", "contradiction/llava"])
+    starred = [line.split(" | ")[0] for line in text.splitlines() if "\\*" in line and line.startswith("| ")]
+    assert starred == ["| listener of other architecture"] and "no outside view" in text
+
+
+def test_a_method_waits_for_its_own_plain_grpo(tmp_path):
+    runs = runs_of(tmp_path, 2, grpo=like_tint, reader_dial_50=like_content)
+    assert against_plain(runs, grid=read_grid()) == []
 
 
 def test_a_bar_in_a_claim_does_not_break_the_table():
@@ -325,11 +338,11 @@ def test_the_same_logs_give_the_same_bytes(tmp_path):
     assert (first["id"], first["against"], first["verdict"]) == ("R1", "grpo", "not supported")
     assert first["seeds"] == [0, 1, 2]
     assert {e["at"] for e in records["effects"]} == {"last step", "matched accuracy", "best checkpoint"}
-    assert read_grid().labels["rule"] in text  # the study's own words, where the folder has none
+    assert "| rule | GRPO |" in text
 
 
 def test_unknown_numbers_are_null(tmp_path):
-    page, records = rendered(runs_of(tmp_path, 1, listener_reader=like_content, grpo=like_tint), [FLIP])
+    page, records = rendered(runs_of(tmp_path, 1, listener_reader=like_content, grpo=like_tint), [FLIP], read_grid())
     one, none = json.loads(records, parse_constant=pytest.fail)["claims"]
     assert one["effect"] == -1 and one["low"] is None and one["seeds"] == [0]
     assert none["effect"] is None and none["seeds"] == [] and "not run" in page
@@ -341,6 +354,6 @@ def test_committed_tables_are_those_of_the_committed_logs():
         pytest.skip("no logs of the study yet: data/study/logs")
     if not (folder / "claims.md").exists():
         pytest.skip("the logs of the study are not all there yet: no data/study/claims.md")
-    page, records = rendered(read_runs(folder / "logs"), read_claims(), read_grid().labels, read_runs(folder / "fresh"))
+    page, records = rendered(read_runs(folder / "logs"), read_claims(), read_grid(), read_runs(folder / "fresh"))
     assert (folder / "claims.md").read_text(encoding="utf-8") == page
     assert (folder / "claims.json").read_text(encoding="utf-8") == records

@@ -13,7 +13,7 @@ from trl.trainer.utils import nanstd
 from lrt.pairs import scenes_of, tiny_pairs
 from lrt.prompts import parse
 from lrt.rewards import accuracy_reward, advantages, format_reward
-from lrt.study.credit import PROPERTIES, CreditWatch, credit, shares_of_advantage
+from lrt.study.credit import PROPERTIES, CreditWatch, credit, dead_groups, shares_of_advantage
 from lrt.traces import check_trace, gold_trace, write_completion
 from lrt.world import parse_prompt
 
@@ -85,6 +85,21 @@ def test_a_group_without_a_difference_has_no_shares():
     assert shares[0, :2].tolist() == [0, 0] and not shares[:, :2].sum(axis=0)[0] == 0
     one = shares_of_advantage(dead, [1], ["a", "a", "b", "b"])
     assert one[0, :2].tolist() == [0, 0] and one[0, 2] > 0 > one[0, 3]
+
+
+# --- dead groups
+
+
+@pytest.mark.parametrize("parts, weights, share", [
+    ([[1, 1, 1, 0]], [1.0], 0.5),
+    ([[1, 1, 1, 1], [0.3, 0.3, 0.2, 0.2]], [1.0, 0.5], 1.0),
+    ([[1, 1, 1, 1], [0.3, 0.31, 0.2, 0.2]], [1.0, 0.5], 0.5),
+    ([[1, 0, 1, 1], [0, 1, 0, 1]], [0.5, 0.5], 0.5),
+    ([[1, NAN, 1, 1], [0.5, 0.5, NAN, NAN]], [1.0, 1.0], 0.5),
+])
+def test_a_group_is_dead_where_all_earn_the_same_however_rewards_are_scaled(parts, weights, share):
+    assert dead_groups(parts, weights, ["a", "a", "b", "b"]) == share
+    assert dead_groups(np.array(parts)[:, [0, 2, 1, 3]], weights, ["a", "b", "a", "b"]) == share, "in any order"
 
 
 # --- credit
@@ -218,7 +233,8 @@ def test_a_watched_step_logs_the_credit_of_every_property_once():
     half = len(logged) // 2
     assert logged[:half] == logged[half:]
     found = dict(logged[:half])
-    assert set(found) == {f"{kind}/{name}" for kind in ("credit", "credit_added", "rollout") for name in PROPERTIES}
+    each = {f"{kind}/{name}" for kind in ("credit", "credit_added", "rollout") for name in PROPERTIES}
+    assert set(found) == {"dead_groups", *each}
 
     parts = np.array([f(completions=messages, vote=vote, pair_id=pair_id) for f in functions], dtype=float)
     shares_KN = shares_of_advantage(parts, weights, pair_id)
@@ -237,7 +253,7 @@ def test_plain_grpo_has_no_added_credit_and_what_nobody_has_is_left_out():
     found = watch.report([format_reward(messages), accuracy_reward(messages, vote)], messages, pair_id)
     assert "credit/own" in found and not any(name.startswith("credit_added") for name in found)
     silent = [[{"role": "assistant", "content": BROKEN}]] * 4
-    assert watch.report([format_reward(silent), accuracy_reward(silent, vote)], silent, pair_id) == {}
+    assert watch.report([format_reward(silent), accuracy_reward(silent, vote)], silent, pair_id) == {"dead_groups": 1}
 
 
 def test_the_watch_scales_as_the_trainer_does():

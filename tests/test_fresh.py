@@ -46,6 +46,13 @@ def test_a_seed_of_the_study_is_not_fresh(tmp_path):
         held_against(runs, runs[:1])
 
 
+def test_a_run_of_other_settings_is_not_held_against_the_study(tmp_path):
+    runs = logs(tmp_path / "logs", [8, 9])
+    written(tmp_path / "fresh", cell("grpo", 10, lr=1.0), lambda step, n: like_content(n))
+    with pytest.raises(ValueError, match="grpo.s10 was run with other settings"):
+        held_against(runs, read_runs(tmp_path / "fresh"))
+
+
 def test_the_tables_show_them_and_decide_nothing_with_them(tmp_path):
     logs(tmp_path / "logs", [8, 9, 8])
     before, _ = report.write(tmp_path)

@@ -49,7 +49,7 @@ def test_every_section_has_its_figure_and_its_words(full):
     names, shown = full
     figures = {path.stem for path in Path(names["run_dir"], "figures").glob("*.png")}
     assert figures == {"two_seeds", "study_tint", "study_traces", "study_effects", "study_paths", "study_disagreement",
-                       "study_persuasive", "study_proxy", "study_credit", "study_claims"}
+                       "study_persuasive", "study_probes", "study_proxy", "study_credit", "study_claims"}
     assert shown.count("<img") == shown.count('alt="') == len(figures)
     assert "25 of 50 runs are here" in shown and "GRPO 5" in shown
 
@@ -62,6 +62,29 @@ def test_what_is_said_follows_from_the_logs(full):
     assert verdicts["P1"] == "supported" and len(verdicts) == 11
     assert "**P1**" in shown and "base as listener: " in shown and "reader as listener: at the last step its" in shown
     assert "**Tier 2**: " in shown and "**Tier 3** is not there yet" in shown
+
+
+@pytest.fixture(scope="module")
+def later(tmp_path_factory):
+    """Five seeds of three methods of the first tier, three of what comes after it, and one fresh seed."""
+    folder = tmp_path_factory.mktemp("later")
+    low = {"grpo": 0.9, "grpo_long": 0.9, "listener_reader": 0.1, "reader_long": 0.1}
+    study_runs.written(folder / "logs", ("grpo", "listener_reader", "rule"), range(5), noise=0.02, reliance=low)
+    after = ("reader_living", "reader_dead", "listener_llava", "reader_dial_50", "grpo_long", "reader_long")
+    study_runs.written(folder / "logs", after, noise=0.02, reliance=low)
+    study_runs.written(folder / "fresh", ("grpo",), [10], noise=0.02, reliance=low)
+    return executed(folder, folder / "logs")
+
+
+def test_later_tiers_are_told_beside_their_own_references(later):
+    names, shown = later
+    assert "Reader dead less reader living, directly:" in shown
+    assert "| reader, in groups dead without it | GRPO | 3 |" in shown
+    assert "| listener of other architecture | GRPO | 3 |" in shown and "no outside view" in shown
+    assert "| reader, 900 steps | plain GRPO, 900 steps | 3 |" in shown
+    assert "| reader, dial 0.5 |" not in shown, "its own plain GRPO was not run: there is nothing to hold it against"
+    assert re.search(r"reader as listener: at the last step its answers flip less often .* fewer than 5 seeds", shown)
+    assert re.search(r"\d of 5 values lie inside", shown)
 
 
 def test_solutions_run_on_the_notebook_s_own_names(full):

@@ -174,7 +174,8 @@ def test_trajectory_is_on_the_same_pairs_at_every_step(tmp_path):
 def test_paired_by_seed_and_pair(tmp_path):
     a = [run(tmp_path, "rule", s, lambda step, n: like_content(n)) for s in (2, 0, 1)]
     b = [run(tmp_path, "grpo", s, lambda step, n: like_tint(n)) for s in (1, 2, 5)]
-    seeds, d_SB, prompts_B = paired(a, b, "flip")
+    seeds, d_SB, prompts_B, level = paired(a, b, "flip")
+    assert level == 1
     assert seeds == (1, 2) and d_SB.tolist() == [[-1.0] * 12] * 2
     assert prompts_B.tolist() == known(12)["prompt_id"].tolist()
     conflict = paired(a, b, "conflict").d_SB
@@ -188,10 +189,20 @@ def test_a_pair_that_one_of_the_two_cannot_answer_is_nan(tmp_path):
     assert np.isnan(paired([a], [b], "flip").d_SB[0]).tolist() == [True, True] + [False] * 10
 
 
+def test_the_level_is_that_of_the_pairs_that_are_compared(tmp_path):
+    silent = {"sampled_said": "0" * 6 + "9" * 6, "sampled_true": "0" * 6 + "3" * 6}
+    a = [run(tmp_path, "rule", s, lambda step, n: silent if step == 4 else {}) for s in (0, 1)]
+    b = [run(tmp_path, "grpo", s, lambda step, n: {"sampled_said": "9" * n, "sampled_true": "9" * 6 + "3" * (n - 6)})
+         for s in (0, 1)]
+    found = paired(a, b, "truth")
+    assert found.level == pytest.approx(1 / 3) and np.nanmean(found.d_SB) == 0
+    assert np.isnan(paired([], b, "truth").level)
+
+
 def test_the_base_is_step_0(tmp_path):
     runs = [run(tmp_path, seed=s, at=lambda step, n: like_tint(n) if step else {}) for s in (0, 1)]
-    seeds, d_SB, prompts_B = paired(runs, "base", "flip")
-    assert seeds == (0, 1) and d_SB.tolist() == [[1.0] * 12] * 2 and len(prompts_B) == 12
+    seeds, d_SB, prompts_B, level = paired(runs, "base", "flip")
+    assert level == 0 and seeds == (0, 1) and d_SB.tolist() == [[1.0] * 12] * 2 and len(prompts_B) == 12
 
 
 def test_runs_measured_on_fewer_pairs_are_compared_on_those(tmp_path):
@@ -205,6 +216,8 @@ def test_nothing_in_common_and_a_seed_twice(tmp_path):
         assert found.seeds == () and found.d_SB.size == 0 and len(found.prompt_id_B) == 0
     with pytest.raises(ValueError, match=r"two runs with seed 0: rule\.s0 and grpo\.s0"):
         paired([a, run(tmp_path, "grpo", 0)], [b], "flip")
+    with pytest.raises(ValueError, match=r"rule\.s0 and rule\.s3 are of different settings: dial"):
+        paired([a, run(tmp_path, "rule", 3, dial=0.5)], [b], "flip")
     with pytest.raises(ValueError, match="no measure 'nonsense'"):
         paired([], [], "nonsense")
 
@@ -228,7 +241,8 @@ def level(run, step):
 
 def test_matched_where_both_first_reach_the_highest_common_level(tmp_path):
     fast, slow = course(tmp_path, "fast", [0, 4, 8, 8, 8]), course(tmp_path, "slow", [0, 0, 2, 4, 4])
-    seeds, d_SB, prompts_B = at_matched([fast], [slow], "coverage")
+    seeds, d_SB, prompts_B, level_B = at_matched([fast], [slow], "coverage")
+    assert level_B == pytest.approx(6 / 18)
     row = matched_steps([fast], [slow]).to_dict("records")[0]
     assert (row["seed"], row["step_a"], row["step_b"]) == (0, 2, 6)
     assert row["level"] == pytest.approx(level(slow, 8)) == pytest.approx(level(fast, 2))
@@ -248,6 +262,9 @@ def test_a_run_that_never_gets_above_the_base_is_matched_there(tmp_path):
     found = at_matched([worse], [better], "truth")
     assert matched_steps([worse], [better])[["step_a", "step_b"]].to_numpy().tolist() == [[0, 0]]
     assert found.seeds == () and found.d_SB.size == 0, "two bases: no comparison of the runs"
+    of_a_better_base = course(tmp_path, "elsewhere", [8, 8, 8, 8])
+    assert matched_steps([better], [of_a_better_base])[["step_a", "step_b"]].to_numpy().tolist() == [[2, 0]]
+    assert at_matched([better], [of_a_better_base], "truth").seeds == (), "trained against untrained"
 
 
 @settings(max_examples=10, deadline=None)
@@ -280,7 +297,7 @@ def test_best_checkpoint_is_chosen_on_half_of_the_prompts_and_judged_on_the_othe
 
 
 def test_what_stopping_early_gains_is_the_best_step_less_the_last(tmp_path):
-    runs = [course(tmp_path, "grpo", [0, 2, 8, 4, 4]), course(tmp_path / "other", "grpo", [0, 1, 2, 8], seed=1)]
+    runs = [course(tmp_path, "grpo", [0, 2, 8, 4, 4]), course(tmp_path / "other", "grpo", [0, 1, 2, 3, 8], seed=1)]
     found = at_best(runs, "conflict")
     assert found.seeds == (0, 1) and found.d_SB.tolist() == [[1] * 4, [0] * 4]
     assert at_best([], "conflict").d_SB.size == 0

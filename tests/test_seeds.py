@@ -152,6 +152,12 @@ def test_false_alarms_of_even_noise_are_as_many_as_promised_and_do_not_see_the_m
     assert false_alarms(d_SB + 0.7, prompts, 6, times=200) == share
 
 
+def test_false_alarms_see_prompts_that_all_seeds_share():
+    rng = np.random.default_rng(4)
+    shared = rng.normal(0, 0.3, (1, 30)) + rng.normal(0, 0.001, (12, 30))
+    assert false_alarms(shared, np.arange(30), 6, times=200) <= 0.1
+
+
 def test_false_alarms_need_as_many_seeds_as_they_are_asked_for():
     d_SB = np.array([[0.1, 0.2], [0.3, 0.1], [NAN, NAN]])
     with pytest.raises(ValueError, match="3 seeds asked for, 2 have values"):

@@ -228,13 +228,21 @@ def test_a_process_that_outlives_its_study_keeps_the_folder(fake):
 # --- the real thing
 
 
+@pytest.mark.parametrize("missing", [{"bases": ("not-pretrained",)}, {"listeners": ("not-pretrained",)},
+                                     {"judges": ("not-pretrained",)}])
+def test_a_model_that_is_not_there_is_told_before_anything_runs(fake, missing):
+    with pytest.raises(ValueError, match="no model 'not-pretrained'"):
+        run(fake, [*cells("a.s0"), replace(SMALL, method="b", **missing)])
+    assert not events(fake)
+
+
 def test_two_cells_in_processes_of_their_own_and_one_that_cannot_be(tmp_path):
     good = replace(SMALL, method="rule", reward="rule", weights=(1.0, 0.5, 0.5))
-    bad = replace(SMALL, method="listened", reward="listener", listeners=("nobody-at-all",), weights=good.weights)
+    bad = replace(SMALL, method="listened", reward="listener", listeners=("nobody/at-all",), weights=good.weights)
     with pytest.raises(RuntimeError, match="1 of 3 runs failed") as failed:
         run(tmp_path, [SMALL, bad, good], jobs=2)
     errors = tmp_path / "runs" / "listened.s0" / "errors.txt"
-    assert str(errors) in str(failed.value) and "no model 'nobody-at-all'" in errors.read_text()
+    assert str(errors) in str(failed.value) and "nobody/at-all" in errors.read_text()
     assert sorted(p.name for p in (tmp_path / "logs").iterdir()) == ["grpo.s0.jsonl", "rule.s0.jsonl"]
     before = {p: p.read_bytes() for p in (tmp_path / "logs").iterdir()}
     assert run(tmp_path, [SMALL, good]) == [log_of(SMALL, tmp_path / "logs"), log_of(good, tmp_path / "logs")]

@@ -35,7 +35,7 @@ def runs(tmp_path):
 
 def test_it_says_how_much_is_there_and_what_it_means(runs):
     told = study_page.paragraphs(runs, read_grid(), read_claims())
-    assert "10 of 50 runs are here" in told[0]
+    assert told[0].startswith("**Does a listener's reward help?**") and "10 of 50 of tier 1" in told[-1]
     assert any("**Not run** yet" in text for text in told)
     reader = next(text for text in told if text.startswith("reader as listener"))
     assert "flip less often (-100" in reader

@@ -17,6 +17,8 @@ from lrt.study import grid, heard, heard_plots, logs, outcomes, story, tables, v
 from lrt.study import plots as study_plots
 from lrt.study.claims import Claim, Decision
 from lrt.study.effects import Comparison, Effect, against_plain
+from lrt.study.pairing import paired
+from lrt.study.seeds import false_alarms
 
 NAN = math.nan
 
@@ -138,7 +140,7 @@ def test_credits_leave_out_what_was_not_logged(runs, tmp_path):
     table = tables.credits(runs)
     assert "verdict" not in set(table["property"]), "these logs have none"
     added = table[table["part"] == "credit_added"]
-    assert set(added["method"]) == set(study_runs.REWARDS) - {"grpo", "truth", "half_lr"}
+    assert set(added["method"]) == {"listener_base", "listener_reader", "rule", "permuted"}
     assert added[added["property"] == "answer"]["value"].tolist() == pytest.approx([0.03] * 4 * 3 * 4)
     assert tables.credits([run_like(tmp_path, lambda step, n: {})]).empty
 
@@ -155,7 +157,10 @@ def test_dead_groups_are_means_over_the_first_steps_and_the_last(runs):
 
 def test_alarms_are_counted_where_there_are_seeds_enough(runs):
     table = tables.alarms(runs, ["flip", "truth"], [2, 3, 9])
-    assert set(table["seeds"]) == {2, 3} and table["share"].between(0, 1).all()
+    assert set(table["seeds"]) == {2, 3}
+    of = tables.of_methods(runs)
+    found, row = paired(of["rule"], of["grpo"], "flip"), table[(table["method"] == "rule") & (table["seeds"] == 3)]
+    assert row["share"].iloc[0] == false_alarms(found.d_SB, found.prompt_id_B, 3)
     assert set(table["measure"]) == {"answers that flip", "true statements"} and "grpo" not in set(table["method"])
     assert tables.alarms([], ["flip"], [2]).empty
 
@@ -215,7 +220,7 @@ LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
 
 
 @pytest.mark.parametrize("last, matched, long, word", [
-    (SAME, LESS, LESS, "the plan's word is **neither**"),
+    (SAME, LESS, LESS, "**neither** *prevents* nor *delays* is shown"),
     (LESS, LESS, LESS, "**prevents**"),
     (LESS, SAME, LESS, "but not clearly so where both are as accurate in distribution: no more than **delays**"),
     (LESS, LESS, SAME, "but not clearly so in the runs of 900 steps: no more than **delays**"),
@@ -255,13 +260,34 @@ def test_verdicts_in_words():
     not_run = Decision(replace(claim, id="X"), (), "not run")
     said = verdicts.decided([Decision(claim, against, "not supported"), not_run])
     assert said[:2] == ["**Not supported** in the tiny world: R1.", "**Not run** yet: X."]
-    assert "asks for 10 seeds, and 1 of these 2 claims have fewer so far, 2 at least" in said[2]
+    assert said[2] == "On the way: 1 of 2 claims rest on fewer seeds so far than the 10 planned, 2 at least."
     assert said[3] == "R1: clear against GRPO; a help of 10 points or more is excluded against rule."
-    excluded = (replace(against[0], effect=-0.02, low=-0.09, high=0.04, p_holm=0.5), against[1])
-    assert "excluded against GRPO and rule, and so, in the plan's words, **refuted**" in verdicts.left_open(
-        Decision(claim, excluded, "not supported"))
-    enough = [replace(c, seeds=tuple(range(10))) for c in against]
-    assert not [text for text in verdicts.decided([Decision(claim, tuple(enough), "reversed")]) if "fewer" in text]
+    little = replace(against[0], effect=-0.02, low=-0.09, high=0.04, p_holm=0.5, level=0.3)
+    refuted = verdicts.left_open(Decision(claim, (little, against[1]), "not supported"))
+    assert refuted == ("no comparison is clear; a help of 10 points or more is excluded against GRPO and rule: in the "
+                       "plan's words, **refuted**")
+    no_room = (replace(little, level=0.07), against[1])
+    assert "(which stands at 7 %, so none was possible; what says more is that a help of over 9 is" in (
+        verdicts.left_open(Decision(claim, no_room, "not supported")))
+    enough = [replace(c, seeds=tuple(range(10)), level=0.3) for c in against]
+    reverse = verdicts.decided([Decision(claim, tuple(enough), "reversed")])
+    assert reverse == ["**Reversed** in the tiny world, the opposite of what was predicted: \"text\" (R1). Measured: "
+                       "answers that flip 10 %, GRPO 30 %: -20.0 points [-30.0, -11.0]."]
+
+
+@pytest.mark.parametrize("verdicts_of, said", [
+    (("not supported", "reversed"), "None of the claims for it is supported** in the tiny world"),
+    (("supported", "not run"), "Of the claims for it, R1 is supported**"),
+    (("supported", "supported"), "All claims for it are supported**"),
+    (("not run", "not run"), "No claim can be decided yet."),
+])
+def test_the_first_sentence_is_the_answer(verdicts_of, said):
+    premise = Decision(Claim("P1", "premise", "text", "grpo", ("base",), "flip", "higher"), (), "supported")
+    decisions = [premise] + [
+        Decision(Claim(f"R{i}", "a reader", "text", "listener_reader", ("grpo", "rule"), "flip", "lower"), (), verdict)
+        for i, verdict in enumerate(verdicts_of, start=1)]
+    assert said in verdicts.lead(decisions)
+    assert verdicts.lead([premise]).endswith("No claim can be decided yet.")
 
 
 def test_the_answer_names_what_was_beaten_and_which_help_is_excluded():

@@ -28,8 +28,6 @@ from lrt.study.verdicts import decided
 from lrt.style import METHODS, in_order, look, save
 from lrt.widgets import dial, group, learned, steps
 
-NUMBERS = ("in_distribution", "flip", "conflict", "truth", "contradiction/llava")  # of the study, for expected ranges
-LONG = ("grpo_long", "reader_long")  # beside the first tier: whether a listener delays or prevents
 TINY = "Tiny world"
 
 
@@ -39,16 +37,16 @@ def write(root: Path, into: Path) -> None:
     figures.mkdir(parents=True)
     study = root / "data" / "study"
     grid, asked = read_grid(), claims.read_claims()
-    runs = read_runs(study / "logs", {*grid.tiers[0].methods, *LONG})  # the others stand in claims.md
+    runs = read_runs(study / "logs")
     records = stats.load_records(root / "data" / "results" / "one_seed.json")
     parts = {
-        "opening": opening(runs, grid, root, figures),
+        "opening": opening(runs, grid, asked, root, figures),
         "claims": claims_part(study, runs, grid, asked, figures),
         "effects": effects_part(study),
         "curves": curves_part(runs, grid, figures),
         "one_seed": one_seed(records, figures),
         "study_ranges": study_ranges(runs, grid),
-        **play(study, runs, grid),
+        **play(runs, grid),
         "fresh": fresh_part(study, runs),
         "one_seed_ranges": one_seed_ranges(records),
         "exact": lists.exact(root / "notebooks"),
@@ -72,15 +70,16 @@ def write(root: Path, into: Path) -> None:
 # --- the study -------------------------------------------------------------------------------------------------------
 
 
-def opening(runs: Sequence[Run], grid: Grid, root: Path, figures: Path) -> str:
-    """The README's opening picture, drawn from today's logs; without logs, the one of a single run."""
+def opening(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim], root: Path, figures: Path) -> str:
+    """The README's opening picture, drawn from today's logs, and the answer so far; without logs, that of a single
+    run."""
     path = study_page.draw(runs, grid, figures)
     if path is None:
         shutil.copy(root / "book" / "figures" / "accuracy_by_split.png", figures / "accuracy_by_split.png")
         alt, _ = _described(figures / "accuracy_by_split.png")
         return figure(figures / "accuracy_by_split.png", alt, f"{TINY}, one seed, intervals over prompts.")
-    alt, said = _described(path)[0], study_story.present(runs, grid)[0]
-    return figure(path, alt, f"{TINY}, every run of it trained here. {said}")
+    said = study_page.paragraphs(runs, grid, asked)[0]
+    return figure(path, _described(path)[0], f"{TINY}, every run of it trained here. {study_page.HOW}\n\n{said}")
 
 
 def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim], figures: Path) -> str:
@@ -91,7 +90,8 @@ def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[cl
         path, alt = figures / "claims.png", "Claims, right of 0 as predicted. " + " ".join(decided(decisions, False))
         save(study_plots.claims(decisions), path, alt)
         drawn = figure(path, alt, f"{TINY}. The three marks of a claim are its three comparisons.")
-    return f"{bullets(told)}\n{drawn}\n{_section(study / 'claims.md', '## Claims')}"
+    levels = study_page.levels(study_page.first_tier(runs, grid))
+    return f"{bullets(told)}\n{drawn}\n{levels}\n{_section(study / 'claims.md', '## Claims')}"
 
 
 def effects_part(study: Path) -> str:
@@ -128,13 +128,13 @@ def curves_part(runs: Sequence[Run], grid: Grid, figures: Path) -> str:
 
 def study_ranges(runs: Sequence[Run], grid: Grid) -> str:
     """Where single runs of the first tier fall: seeds, smallest and largest, and the 95 % prediction interval."""
-    ends = study_tables.last(study_page.first_tier(runs, grid), NUMBERS) if runs else None
+    ends = study_tables.last(study_page.first_tier(runs, grid), fresh.MEASURES) if runs else None
     if ends is None or not len(ends):
         return "No run of the study is here yet: nothing to compare with.\n"
     rows = []
     for method in in_order(ends["method"]):
         own = ends[ends["method"] == method]
-        for name in NUMBERS:
+        for name in fresh.MEASURES:
             found = own[name].dropna()
             if len(found):
                 rows.append((look(method)[0], measure(name).label, len(found), _range(found.min(), found.max()),
@@ -148,8 +148,7 @@ def fresh_part(study: Path, runs: Sequence[Run]) -> str:
     extra = read_runs(study / "fresh") if (study / "fresh").is_dir() else []
     if not extra:
         return "Fresh seeds, beyond the study's own, have not been run.\n"
-    head = ("method", "measure", "seeds of the study", "95 % of single runs, %", "fresh runs, %", "inside")
-    return table(head, fresh.fresh_rows(fresh.held_against(runs, extra)))
+    return table(fresh.HEAD, fresh.fresh_rows(fresh.held_against(runs, extra)))
 
 
 def _range(low: float, high: float) -> str:
@@ -168,13 +167,12 @@ def _expected(values) -> str:
 # --- things to play with ---------------------------------------------------------------------------------------------
 
 
-def play(study: Path, runs: Sequence[Run], grid: Grid) -> dict[str, str]:
+def play(runs: Sequence[Run], grid: Grid) -> dict[str, str]:
     """The page parts of `lrt.widgets`, by the name of the file that holds each."""
-    more = set(learned.wanted(grid)) - {run.cell.method for run in runs}
     parts = {
         "play_group": group.group_html(),
         "play_dial": dial.dial_html(),
-        "play_learned": learned.learned_html([*runs, *read_runs(study / "logs", more)], grid),
+        "play_learned": learned.learned_html(runs, grid),
         "play_steps": steps.steps_html(steps.recorded()),
     }
     return {name: f"``````{{raw}} html\n{text}``````\n" for name, text in parts.items()}

@@ -4,19 +4,22 @@ The study (`data/study`) measured the same things as the notebooks, on other pai
 numbers of steps, from three bases. So the two are shown together and never subtracted from each other.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lrt.stats import Record, several_seeds
+from lrt.stats import NAN, Record, several_seeds
 from lrt.story import MAIN, find
+from lrt.study.effects import against_plain
 from lrt.study.logs import read_runs
 from lrt.study.outcomes import mean, measure
 from lrt.study.pool import logs_folder
 from lrt.study.seeds import prediction
-from lrt.study.words import name_of, share
+from lrt.study.story import effect_sentences
+from lrt.study.words import FEW, listed, name_of, seeds_text, share
 from lrt.style import GREY, figure, in_order, look, percent, runs_text, words
 
 STUDIED = {  # the notebooks' name of a method -> the study's
@@ -35,22 +38,26 @@ SAME = {  # a measure of the study -> the notebooks' metric; truth is pooled the
 
 def beside(records: Sequence[Record], methods: Sequence[str], names: Sequence[str],
            logs: str | Path | None = None) -> pd.DataFrame:
-    """measure, method (the notebooks' name), seed, value, whose ("study" or "yours"): the last step of every run of the
-    study whose log is there, and the records of the reader's run where the tint says nothing. NaN values are left
-    out; `logs` is the study's own folder by default."""
+    """measure, method (the notebooks' name), seed, value, whose ("study" or "yours"), low, high (over prompts), steps,
+    pairs (a step): the last step of every run of the study whose log is there, and the records of the reader's run
+    where the tint says nothing. Of the study's runs the ends are NaN, of the reader's the settings; a value is NaN
+    where a measure applies to nothing in a run. `logs` is the study's own folder by default."""
     ours = {STUDIED[method]: method for method in methods if method in STUDIED}
-    rows = [(name, ours[run.cell.method], run.cell.seed, mean(run.final, name), "study")
-            for run in read_runs(logs or logs_folder(), ours) for name in names]
+    rows = [(name, ours[run.cell.method], run.cell.seed, mean(run.final, name), "study", NAN, NAN, run.cell.steps,
+             run.cell.pairs_per_step) for run in read_runs(logs or logs_folder(), ours) for name in names]
     for method in methods:
         for name in names:
-            record = find(list(records), method, SAME[name], MAIN)
-            rows += [(name, method, record.seed, record.value, "yours")] if record else []
-    return pd.DataFrame(rows, columns=["measure", "method", "seed", "value", "whose"]).dropna(subset="value")
+            r = find(list(records), method, SAME[name], MAIN)
+            known = r is not None and not math.isnan(r.value)
+            rows += [(name, method, r.seed, r.value, "yours", r.low, r.high, NAN, NAN)] if known else []
+    columns = ["measure", "method", "seed", "value", "whose", "low", "high", "steps", "pairs"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def picture(table: pd.DataFrame):
     """A panel a measure, a row a method: the study's runs as dots, their mean with its interval over seeds, the
-    reader's run as a star. table: `beside`. ValueError for an empty one."""
+    reader's run as a star with its interval over prompts. table: `beside`. ValueError for an empty one."""
+    table = table.dropna(subset="value")
     if not len(table):
         raise ValueError("no runs to draw")
     names, methods = list(dict.fromkeys(table["measure"])), in_order(table["method"])
@@ -71,36 +78,66 @@ def picture(table: pd.DataFrame):
 
 def _row(ax, y: float, method: str, own: pd.DataFrame) -> None:
     _, colour, marker = look(method)
-    many, yours = (own[own["whose"] == whose]["value"].to_numpy() for whose in ("study", "yours"))
+    many, yours = own[own["whose"] == "study"]["value"].to_numpy(), own[own["whose"] == "yours"]
     ax.plot(many, np.full(len(many), y + 0.22), ".", color=colour, alpha=0.6, markersize=6)
     if len(many):
         middle = several_seeds(many)
         ends = np.maximum(0, [[middle.value - middle.low], [middle.high - middle.value]])
         ax.errorbar(middle.value, y, xerr=ends, color=colour, marker=marker, markersize=7, capsize=3)
-    ax.plot(yours, np.full(len(yours), y - 0.25), "*", color=colour, markersize=13, markeredgecolor=GREY)
+    ax.plot(yours["value"], np.full(len(yours), y - 0.28), "*", color=colour, markersize=13, markeredgecolor=GREY)
+    ax.hlines(np.full(len(yours), y - 0.28), yours["low"], yours["high"], color=colour, linewidth=1, zorder=1)
 
 
 def told(table: pd.DataFrame) -> list[str]:
-    """A sentence a method and measure: this run, the study's mean over seeds with its interval, and where 95 % of
-    single runs would lie (`seeds.prediction`)."""
-    sentences = []
+    """What the study's runs were, and a sentence a method and measure: this run with its interval over prompts, the
+    range and the mean of the study's with its interval over seeds, and where 95 % of new runs with the study's
+    settings would lie (`seeds.prediction`). From fewer than `FEW` seeds nothing is expected of another run."""
+    sentences = _what_runs(table)
     for (method, name), own in table.groupby(["method", "measure"], sort=False):
-        many, yours = (own[own["whose"] == whose]["value"] for whose in ("study", "yours"))
+        many, yours = (own[own["whose"] == whose] for whose in ("study", "yours"))
         lead = f"{name_of(method)}, {measure(name).label}"
-        here = f"this run {share(yours.iloc[0])}" if len(yours) else "not measured in this run"
-        sentences.append(f"{lead}: {here}; {_of_many(many, yours)}.")
+        here = "not measured in this run"
+        if len(yours):
+            here = f"this run {share(*yours.iloc[0][['value', 'low', 'high']])}"
+        sentences.append(f"{lead}: {here}; {_of_many(many['value'], yours['value'])}.")
     return sentences
+
+
+def _what_runs(table: pd.DataFrame) -> list[str]:
+    """Seeds and settings of the study's runs; nothing if there are none."""
+    alike: dict[str, list[str]] = {}
+    for (method, steps, pairs), own in table[table["whose"] == "study"].groupby(["method", "steps", "pairs"]):
+        seeds = sorted(own["seed"].unique())
+        which = f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+        alike.setdefault(f"{which}, {steps:.0f} steps of {pairs:.0f} pairs", []).append(name_of(method))
+    if not alike:
+        return []
+    told = "; ".join(f"{listed(names)}, {settings}" for settings, names in alike.items())
+    return [f"The study's runs: {told}, with as many votes for image 1 as for image 2 in every step."]
 
 
 def _of_many(many: pd.Series, yours: pd.Series) -> str:
     if not len(many):
         return "the study has no such run yet"
-    if len(many) == 1:
-        return f"the study's one seed so far {share(many.iloc[0])}: no interval"
+    silent, many = int(many.isna().sum()), many.dropna()
+    if len(many) < FEW:
+        return (f"the study's {seeds_text(len(many))} so far {listed(map(share, many))}: too few to say what another "
+                "would do")
     middle, next_one = several_seeds(many), prediction(many)
     low, high = max(0.0, next_one.low), min(1.0, next_one.high)
-    text = (f"the study's {len(many)} seeds {share(*middle[:3])} in the mean, and 95 % of single runs "
-            f"expected in [{100 * low:.0f}, {100 * high:.0f}]")
+    of = f"{len(many)} of {len(many) + silent} seeds (in the others it applies to nothing)" if silent else (
+        f"{len(many)} seeds")
+    text = (f"the study's {of} {100 * many.min():.0f} to {share(many.max())}, in the mean {share(*middle[:3])}; a new "
+            f"run of the study is expected in [{100 * low:.0f}, {100 * high:.0f}]")
     if not len(yours):
         return text
-    return f"{text}, where this run {'lies' if low <= yours.iloc[0] <= high else 'does not lie'}"
+    return f"{text}, and this one lies {'inside' if low <= yours.iloc[0] <= high else 'outside'}"
+
+
+def listener_against_plain(names: Sequence[str], logs: str | Path | None = None) -> list[str]:
+    """What the study itself finds between its reader as listener and plain GRPO, paired by seed at the last step: a
+    sentence a measure, or one that says that there are no such runs."""
+    runs = read_runs(logs or logs_folder(), (STUDIED["grpo"], STUDIED["grpo_listener"]))
+    effects = against_plain(runs, measures=names)
+    told = [sentence for name in names for sentence in effect_sentences(effects, name)]
+    return told or ["The study has no seed yet that both methods have run."]

@@ -44,7 +44,7 @@ KEPT = {  # of a step's record: TRL's name -> the log's
     "reward_std": "reward_std",
     "rewards/format_reward/mean": "format",
     "rewards/accuracy_reward/mean": "accuracy",
-    "frac_reward_zero_std": "dead_groups",
+    "dead_groups": "dead_groups",
     "completions/mean_length": "length",
     "completions/clipped_ratio": "cut",
     "entropy": "entropy",

@@ -15,7 +15,7 @@ from lrt.stats import holm
 from lrt.study.effects import LEVEL, Comparison, compared
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
-from lrt.study.pairing import paired
+from lrt.study.pairing import by_method, paired
 
 BASE = "base"  # as a method to compare with: the model before training
 WHERE = "in the tiny world"  # part of every verdict
@@ -100,9 +100,9 @@ def decide(claim: Claim, runs: Sequence[Run]) -> Decision:
     *not run*: a method without runs, fewer than two seeds in common, or a measure that applies to nothing, in any of
     its comparisons.
     """
-    of = {name: [run for run in runs if run.cell.method == name] for name in (claim.method, *claim.against)}
+    of = by_method(runs)
     found = [
-        compared(paired(of[claim.method], BASE if name == BASE else of[name], claim.measure), name)
+        compared(paired(of.get(claim.method, []), BASE if name == BASE else of.get(name, []), claim.measure), name)
         for name in claim.against
     ]
     p = [c.p for c in found]

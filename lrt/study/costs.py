@@ -9,7 +9,8 @@ import pandas as pd
 from lrt.pairs import tiny_votes
 from lrt.rows import balanced_order, row_order
 from lrt.study.logs import Run
-from lrt.style import in_order, look
+from lrt.study.words import label_of
+from lrt.style import in_order
 
 COSTS = {  # what stands side by side when methods learn from the same votes
     "unique": "labels used",  # pairs whose vote was seen
@@ -48,13 +49,13 @@ def _unique_pairs(train_pairs: int, per_step: int, steps: int, seed: int, balanc
     return len(set(balanced_order(votes, *size) if balance else row_order(train_pairs, *size)))
 
 
-def cost_table(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Cells of text, a row a method, named by `labels` where they are given: means over its runs, of
+def cost_table(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Cells of text, a row a method (`words.label_of`): means over its runs, of
     seconds the median (a run that was stopped for a while counts little), "-" for what is not known."""
     cells: dict[str, dict[str, str]] = {}
     for method in in_order(table["method"]):
         own = table[table["method"] == method]
-        name = (labels or {}).get(method, look(method)[0])
+        name = label_of(method, labels)
         cells.setdefault("runs", {})[name] = str(len(own))
         for column, head in COSTS.items():
             value = own[column].median() if column == "seconds" else own[column].mean()

@@ -75,6 +75,14 @@ def shares_of_advantage(parts_KN: np.ndarray, weights: Sequence[float], group_N:
     return shares_KN
 
 
+def dead_groups(parts_KN, weights: Sequence[float], group_N: Sequence) -> float:
+    """The share of groups whose completions all earn the same. TRL's `frac_reward_zero_std` is that only where rewards
+    are scaled by group: else it is 0 or 1 for the whole batch."""
+    total_N = np.nan_to_num(np.array(parts_KN, dtype=float)).T @ np.asarray(weights, dtype=float)
+    of = {name: [total for total, own in zip(total_N, group_N, strict=True) if own == name] for name in group_N}
+    return float(np.mean([np.isclose(_deviation(np.array(own)), 0) for own in of.values()]))
+
+
 def _deviation(values: np.ndarray) -> float:
     """The sample's standard deviation; 0 for a single value."""
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
@@ -83,7 +91,7 @@ def _deviation(values: np.ndarray) -> float:
 class CreditWatch:
     """Watches reward functions at work and logs, once a step, the credit of every property, and the part of it that the
     last function pays ("added"), through TRL's `log_metric`: credit/<property>, credit_added/<property>; besides them
-    rollout/<property>, the property's mean.
+    rollout/<property>, the property's mean, and dead_groups.
 
     `pairs`: the training pairs, with scenes and tints; `scale`, `aggregation`: as for `shares_of_advantage`.
     """
@@ -116,7 +124,7 @@ class CreditWatch:
         parts_KN = np.array(parts, dtype=float)
         shares_KN = shares_of_advantage(parts_KN, self.weights[: len(parts)], pair_id, **self.scaled)
         found = self.properties([text_of(c) for c in completions], pair_id)
-        numbers = {}
+        numbers = {"dead_groups": dead_groups(parts_KN, self.weights[: len(parts)], pair_id)}
         for name, x_N in found.items():
             if np.isnan(x_N).all():
                 continue

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from lrt.study.grid import Cell
+from lrt.study.grid import Cell, Grid
 from lrt.study.logs import Run
-from lrt.study.pairing import Paired, at_best, at_matched, best_by_seed, matched_steps, paired
+from lrt.study.pairing import Paired, at_best, at_matched, best_by_seed, by_method, matched_steps, paired
 from lrt.study.seeds import hierarchical
 
 LEVEL = 0.05
@@ -32,6 +32,7 @@ class Comparison:
     n: int  # pairs
     seeds: tuple[int, ...]
     left_out: tuple[int, ...] = ()  # seeds that both ran, where the measure applies to nothing
+    level: float = NAN  # of the other, on the same pairs; the method's own is level + effect
 
 
 def compared(found: Paired, against: str) -> Comparison:
@@ -39,12 +40,13 @@ def compared(found: Paired, against: str) -> Comparison:
     known_SB = ~np.isnan(found.d_SB)
     seeds = tuple(s for s, any_pair in zip(found.seeds, known_SB.any(axis=1), strict=True) if any_pair)
     left_out = tuple(seed for seed in found.seeds if seed not in seeds)
-    return Comparison(against, *interval[:3], p, NAN, int(known_SB.any(axis=0).sum()), seeds, left_out)
+    return Comparison(against, *interval[:3], p, NAN, int(known_SB.any(axis=0).sum()), seeds, left_out, found.level)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A method against the plain GRPO that shares its settings, or against itself, at its last step."""
+    """One difference of a method: from `reference` (plain GRPO, another method, or its own last step), where `at`
+    says."""
 
     method: str
     reference: str
@@ -71,12 +73,13 @@ def reference_of(method: str, cells: Mapping[str, Cell], reference: str = "grpo"
 
 
 def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequence[str] = SHOWN,
-                  matched: bool = False) -> list[Effect]:
+                  matched: bool = False, grid: Grid | None = None) -> list[Effect]:
     """Each method against its reference (`reference_of`), at the last step or where both are as accurate in
     distribution (`pairing.at_matched`). The reference itself has none, nor has a method whose reference has no runs.
-    """
-    of = _by_method(runs)
-    cells, found = {method: own[-1].cell for method, own in of.items()}, []
+    `grid`: where references are looked up first, since one may not have been run yet."""
+    of, found = by_method(runs), []
+    cells = {method: own[-1].cell for method, own in of.items()}
+    cells |= {method: grid.cell(method, 0) for method in grid.changes} if grid else {}
     for method in of:
         other = reference_of(method, cells, reference)
         if other == method or other not in of:
@@ -95,7 +98,7 @@ def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequen
 
 def versus(runs: Sequence[Run], method: str, other: str, measures: Sequence[str] = SHOWN) -> list[Effect]:
     """One method against any other at the last step."""
-    a, b = (_by_method(runs).get(name, []) for name in (method, other))
+    a, b = (by_method(runs).get(name, []) for name in (method, other))
     return [_effect(method, "last step", name, compared(paired(a, b, name), other)) for name in measures]
 
 
@@ -103,18 +106,11 @@ def stopped_early(runs: Sequence[Run], measures: Sequence[str] = SHOWN) -> list[
     """What each method would have gained by keeping the checkpoint that validation pairs of the training distribution
     choose (`pairing.at_best`): a difference from its own last step."""
     found = []
-    for method, own in _by_method(runs).items():
+    for method, own in by_method(runs).items():
         best = best_by_seed(own)
         found += [_effect(method, "best checkpoint", name, compared(at_best(own, name, best), method))
                   for name in measures]
     return found
-
-
-def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    of: dict[str, list[Run]] = {}
-    for run in runs:
-        of.setdefault(run.cell.method, []).append(run)
-    return of
 
 
 def _effect(method: str, at: str, name: str, c: Comparison) -> Effect:

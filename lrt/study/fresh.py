@@ -7,12 +7,13 @@ study's own; no claim is decided with them. Each is held against the 95 % *predi
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean
 from lrt.study.seeds import prediction
 
+HEAD = ("method", "measure", "seeds of the study", "95 % of single runs, %", "fresh runs, %", "inside")
 MEASURES = ("flip", "conflict", "in_distribution", "truth", "contradiction/llava")
 
 
@@ -35,12 +36,14 @@ class Fresh:
 
 def held_against(runs: Sequence[Run], fresh: Sequence[Run], measures: Sequence[str] = MEASURES) -> list[Fresh]:
     """Every fresh run against the study's runs of its method, of which there must be two at least, in each measure that
-    applies to it. ValueError for a seed that the study has too."""
-    known = {(run.cell.method, run.cell.seed) for run in runs}
-    found = []
+    applies to it. ValueError for a seed that the study has too, and for a run of other settings."""
+    known, found = {(run.cell.method, run.cell.seed) for run in runs}, []
+    settings = {run.cell.method: replace(run.cell, seed=0) for run in runs}
     for run in fresh:
         if (run.cell.method, run.cell.seed) in known:
             raise ValueError(f"{run.cell.name} is no fresh seed: the study has it")
+        if replace(run.cell, seed=0) != settings.get(run.cell.method, replace(run.cell, seed=0)):
+            raise ValueError(f"{run.cell.name} was run with other settings than the study's runs of {run.cell.method}")
         for name in measures:
             of = [mean(own.final, name) for own in runs if own.cell.method == run.cell.method]
             expected, value = prediction(of), mean(run.final, name)
@@ -50,7 +53,7 @@ def held_against(runs: Sequence[Run], fresh: Sequence[Run], measures: Sequence[s
 
 
 def fresh_rows(found: Sequence[Fresh]) -> list[list[str]]:
-    """method, measure, seeds of the study, prediction interval, the fresh runs, how many are inside; in per cent."""
+    """The rows below HEAD."""
     rows = []
     for method, name in dict.fromkeys((f.method, f.measure) for f in found):
         own = [f for f in found if (f.method, f.measure) == (method, name)]

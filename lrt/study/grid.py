@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin
 
 from lrt.models import data_dir
 
-TABLES, OF_TIER = ("defaults", "methods", "tiers"), ("seeds", "first_seed", "methods", "why")
+TABLES, OF_TIER = ("defaults", "methods", "tiers"), ("seeds", "methods", "why")
 TRAINERS = ("grpo", "sft_answer", "sft_trace", "bradley_terry", "dpo")  # the last four: `lrt.study.baselines`
 CHOICES = {"scale_rewards": ("group", "batch", "none"), "aggregation": ("sum_then_normalize", "normalize_then_sum"),
            "trainer": TRAINERS}
@@ -203,18 +203,16 @@ def _tier(name: str, tier: Any, changes: dict, path: Path) -> Tier:
     where = f"{path}, tier {name}"
     _check_keys(_table(tier, where), OF_TIER, where)
     methods, seeds = tier.get("methods"), tier.get("seeds")
-    first, why = tier.get("first_seed", 0), tier.get("why", "")
+    why = tier.get("why", "")
     if not methods or not _fits(methods, tuple[str, ...]):
         raise ValueError(f"{where}, methods: a list of at least one method, not {methods!r}")
     if unknown := [m for m in methods if m not in changes]:
         raise ValueError(f"{where}: no method {unknown[0]!r}; there are {', '.join(changes)}")
     if not _fits(seeds, int) or seeds < 1:
         raise ValueError(f"{where}: seeds is how many there are, at least 1, not {seeds!r}")
-    if not _fits(first, int) or first < 0:
-        raise ValueError(f"{where}, first_seed: {first!r} does not fit")
     if not _fits(why, str):
         raise ValueError(f"{where}, why: {why!r} does not fit")
-    return Tier(name, tuple(range(first, first + seeds)), tuple(methods), why)
+    return Tier(name, tuple(range(seeds)), tuple(methods), why)
 
 
 def quick(cell: Cell) -> Cell:

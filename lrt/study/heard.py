@@ -1,12 +1,14 @@
 """What the study's tables on traces, listeners and the gradient say, in sentences (see `lrt.study.story`)."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from lrt.stats import several_seeds
 from lrt.study.credit import CREDITED
+from lrt.study.logs import Run
 from lrt.study.tables import PROBES, over_seeds
 from lrt.study.words import capital, listed, name_of, points, share, side
 from lrt.style import in_order
@@ -25,8 +27,9 @@ def by_bin(bins: dict[str, list[dict]]) -> str:
             f"apart, the lower where disagreement is highest, for {listed(apart)}.")
 
 
-def together(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava") -> str:
+def together(table: pd.DataFrame, y: str = "followed/llava") -> str:
     """Do runs whose traces are followed more also state more that is true? `table`: `last`."""
+    x = "truth"
     means = table.groupby("method")[[x, y]].mean()
     if len(means) < 2:
         return f"One method: {share(means[y].iloc[0])} followed, {share(means[x].iloc[0])} true."
@@ -65,6 +68,17 @@ def silent(probes: pd.DataFrame) -> str:
     runs = probes[(probes["when"] == "after") & (probes["verdict only"] > 0.5)]
     told = [f"{name_of(row.method)} seed {row.seed}" for row in runs.itertuples()]
     return f"Runs whose traces mostly state nothing in the end, which a mean over seeds hides: {listed(told)}."
+
+
+def without_verdict(runs: Sequence[Run]) -> str:
+    """Which runs end with traces that name no winner, in more than one sampled trace of ten that has an answer."""
+    told = []
+    for run in runs:
+        table = run.final.dropna(subset="sampled")
+        stated = table["sampled_verdicts"].notna().mean()
+        told += [f"{name_of(run.cell.method)} seed {run.cell.seed} ({share(stated)} do)"] if stated < 0.9 else []
+    return (f"Runs whose sampled traces often name no winner in the end: {listed(told)}. Where nothing is named, "
+            "nothing can depart: a low rate there is silence, not consistency, and a run without any is left out.")
 
 
 def fooled(proxy: pd.DataFrame, method: str) -> str:

@@ -25,9 +25,10 @@ def by_disagreement(bins: dict[str, list[dict]], seeds: int, listener: str):
     return fig
 
 
-def persuasive_and_true(table: pd.DataFrame, x: str = "truth", y: str = "followed/llava"):
+def persuasive_and_true(table: pd.DataFrame, y: str = "followed/llava"):
     """A point a run: how often a listener follows its traces, against how much of them is true. table: `last`."""
     something(table, "runs")
+    x = "truth"
     fig, [[ax]] = figure(f"Persuasive and true: a point a run ({behind(table)}; large: means)", size=(7, 4))
     for method in in_order(table["method"]):
         own = table[table["method"] == method]

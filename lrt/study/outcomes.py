@@ -83,7 +83,7 @@ MEASURES = {
         lambda t, _: _by_tint(t, False)),
     "in_distribution": Measure(
         "right in distribution", "higher",
-        "Greedy accuracy where the better image is warm in nine pairs of ten: 0.9 agree + 0.1 conflict.",
+        "Greedy accuracy where the better image is warm in nine pairs of ten (dial 0.9): 0.9 agree + 0.1 conflict.",
         lambda t, _: _mixed(t, "in_distribution")),
     "uninformative": Measure(
         "right, tint uninformative", "higher",

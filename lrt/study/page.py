@@ -7,20 +7,27 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lrt.files import write_text
 from lrt.study import claims
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story
 from lrt.study import tables as study_tables
-from lrt.study.effects import against_plain
+from lrt.study.effects import Effect, against_plain
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
+from lrt.study.outcomes import mean, measure
 from lrt.study.pool import logs_folder
-from lrt.study.verdicts import decided, prevents
-from lrt.style import save
+from lrt.study.report import markdown
+from lrt.study.verdicts import decided, lead, prevents
+from lrt.style import look, save
 
 LISTENERS = ("listener_base", "listener_reader")
 NAME = "study_effects"  # of the picture, as notebook 06 calls it
+HOW = ("A dot is one seed: its run minus plain GRPO's run of that seed. Bars: 95 % intervals over seeds and prompts. "
+       "Reader: a listener that passed a reading test; rule: pays if the trace's own verdict is the vote, no model; "
+       "permuted: the reader's numbers, dealt out at random; llava: a listener that rewards nobody.")
 MARKS = "<!-- study: made by `make picture` -->", "<!-- end of study -->"
 
 
@@ -31,20 +38,35 @@ def first_tier(runs: Sequence[Run], grid: Grid) -> list[Run]:
 
 def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim],
                decisions: Sequence[claims.Decision] | None = None) -> list[str]:
-    """How much of the study is there, what it says of the claims, and of each listener: prevents, delays or neither.
-    `decisions`: on these claims, if they are at hand."""
-    main = first_tier(runs, grid)
-    told = study_story.present(runs, grid)[:1]
+    """The answer so far, what the study says of each claim and of each listener (prevents, delays or neither), and how
+    much of it is there. `decisions`: on these claims, if they are at hand."""
+    main, there = first_tier(runs, grid), study_story.counted(runs, grid)
     if not main:
-        return told
+        return [there]
     flips = against_plain(main, measures=["flip"])
     matched = against_plain(main, measures=["flip"], matched=True)
-    longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
-    long = against_plain(longer, "grpo_long", ["flip"])
     decisions = [claims.decide(claim, runs) for claim in asked] if decisions is None else decisions
-    told += decided(decisions, details=False)
-    told += [prevents(flips, matched, long if method == "listener_reader" else [], method) for method in LISTENERS]
-    return told
+    return [lead(decisions), *decided(decisions), *three_words(runs, flips, matched), there]
+
+
+def three_words(runs: Sequence[Run], flips: Sequence[Effect], matched: Sequence[Effect]) -> list[str]:
+    """prevents, delays or neither, for each listener: its effects at the last step and at matched accuracy, and those
+    of the runs of 900 steps, which the plan has for the reader alone."""
+    longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
+    long = {"listener_reader": against_plain(longer, "grpo_long", ["flip"])}
+    return [prevents(flips, matched, long.get(method, []), method) for method in LISTENERS]
+
+
+def levels(main: Sequence[Run]) -> str:
+    """Markdown: each method's mean over seeds at the last step, and the bases' before the first, in per cent."""
+    names = study_tables.measured(main)
+    plain = [run for run in main if run.cell.method == study_tables.PLAIN]
+    tables = {"base": [run.measures[0] for run in plain]} if plain else {}
+    tables |= {method: [run.final for run in own] for method, own in study_tables.of_methods(main).items()}
+    rows = [(look(method)[0], len(own), *(f"{100 * np.nanmean([mean(table, name) for table in own]):.0f}"
+                                          for name in names)) for method, own in tables.items()]
+    return markdown(("mean over seeds, %", "seeds", *(f"{measure(n).label} ({measure(n).better} is better)"
+                                                      for n in names)), rows)
 
 
 def draw(runs: Sequence[Run], grid: Grid, folder: str | Path) -> Path | None:
@@ -71,7 +93,8 @@ def readme_block(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim])
     alt = study_story.effects_alt(against_plain(main, measures=study_tables.measured(main)))
     picture = f"![{alt}](book/figures/{NAME}.png)"
     lines = "\n".join(f"- {text}" for text in paragraphs(runs, grid, asked))
-    return f"{MARKS[0]}\n{picture}\n\n*Tiny world, every run of it trained here.*\n\n{lines}\n{MARKS[1]}"
+    return (f"{MARKS[0]}\n{picture}\n\n*Tiny world, every run of it trained here. {HOW}*\n\n{lines}\n\n{levels(main)}"
+            f"{MARKS[1]}")
 
 
 def in_readme(text: str, block: str) -> str:

@@ -3,11 +3,13 @@ both are as accurate in distribution (`at_matched`), or a run's best checkpoint 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from lrt.study.grid import Cell
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean, measure, trajectory, values
 
@@ -18,6 +20,15 @@ class Paired(NamedTuple):
     seeds: tuple[int, ...]
     d_SB: np.ndarray  # a - b; NaN where the measure does not apply to one of the two
     prompt_id_B: np.ndarray
+    level: float = float("nan")  # the mean of b over the same pairs, averaged over seeds
+
+
+def by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """method -> its runs, both in the order in which they come."""
+    of: dict[str, list[Run]] = {}
+    for run in runs:
+        of.setdefault(run.cell.method, []).append(run)
+    return of
 
 
 def paired(runs_a: Sequence[Run], runs_b: Sequence[Run] | Literal["base"], name: str) -> Paired:
@@ -25,7 +36,7 @@ def paired(runs_a: Sequence[Run], runs_b: Sequence[Run] | Literal["base"], name:
 
     `"base"` is the model before training: step 0 of the runs of a.
     Seeds that one of the two lacks are left out; none in common give arrays of size 0. ValueError for two runs with one
-    seed.
+    seed, or of one side with different settings.
     """
     a = _by_seed(runs_a)
     if runs_b == "base":
@@ -36,10 +47,14 @@ def paired(runs_a: Sequence[Run], runs_b: Sequence[Run] | Literal["base"], name:
 
 
 def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
+    """seed -> run, of runs that must differ in nothing else."""
     found: dict[int, Run] = {}
     for run in runs:
         if (other := found.setdefault(run.cell.seed, run)) is not run:
             raise ValueError(f"two runs with seed {run.cell.seed}: {other.cell.name} and {run.cell.name}")
+        if differ := [f.name for f in fields(Cell) if getattr(run.cell, f.name) != getattr(runs[0].cell, f.name)
+                      and f.name != "seed"]:
+            raise ValueError(f"{runs[0].cell.name} and {run.cell.name} are of different settings: {', '.join(differ)}")
     return found
 
 
@@ -49,20 +64,23 @@ def _paired(a: Mapping[int, pd.DataFrame], b: Mapping[int, pd.DataFrame], name: 
     if not seeds:
         return Paired((), np.empty((0, 0)), np.empty(0, dtype=object))
     n = min(len(tables[seed]) for tables in (a, b) for seed in seeds)
-    d_SB = np.stack([values(a[seed][:n], name) - values(b[seed][:n], name) for seed in seeds])
-    return Paired(seeds, d_SB, a[seeds[0]]["prompt_id"].to_numpy(object)[:n])
+    a_SB, b_SB = (np.stack([values(tables[seed][:n], name) for seed in seeds]) for tables in (a, b))
+    d_SB = a_SB - b_SB
+    own = [b_B[~np.isnan(d_B)] for b_B, d_B in zip(b_SB, d_SB, strict=True)]
+    level = np.mean([b_B.mean() for b_B in own if len(b_B)] or [np.nan])
+    return Paired(seeds, d_SB, a[seeds[0]]["prompt_id"].to_numpy(object)[:n], float(level))
 
 
 def at_matched(runs_a: Sequence[Run], runs_b: Sequence[Run], name: str, steps: pd.DataFrame | None = None) -> Paired:
     """a - b where both runs of a seed are equally far: each at its own step of `matched_steps`, on the first measured
     pairs. `steps`: what `matched_steps` gave, if it is at hand (for several measures of the same runs).
 
-    Seeds in which both runs are at step 0 are left out: one of the two never got above the base, and two bases do not
-    differ.
+    Seeds in which a run is at step 0 are left out: with one base for both, neither has moved where the other never got
+    above it; with two, a trained model would stand against an untrained one.
     """
     a, b = _by_seed(runs_a), _by_seed(runs_b)
     steps = matched_steps(runs_a, runs_b) if steps is None else steps
-    moved = steps[(steps["step_a"] > 0) | (steps["step_b"] > 0)]
+    moved = steps[(steps["step_a"] > 0) & (steps["step_b"] > 0)]
     at_a = {seed: a[seed].history()[step] for seed, step in zip(moved["seed"], moved["step_a"], strict=True)}
     at_b = {seed: b[seed].history()[step] for seed, step in zip(moved["seed"], moved["step_b"], strict=True)}
     return _paired(at_a, at_b, name)
@@ -74,8 +92,8 @@ def matched_steps(runs_a: Sequence[Run], runs_b: Sequence[Run]) -> pd.DataFrame:
 
     A run's level at a step is its highest accuracy in distribution so far, smoothed by medians of three neighbouring
     measurements (the two ends stay as they are): one lucky measurement in between reaches nothing. What the runs are at
-    those steps, unsmoothed, can differ; the tables show by how much. If one run never gets above the base, the level is
-    the base's, and both are taken at step 0.
+    those steps, unsmoothed, can differ; the tables show by how much. If one run never gets above the base of both, the
+    level is the base's, and both are taken at step 0.
     """
     a, b = _by_seed(runs_a), _by_seed(runs_b)
     rows = []

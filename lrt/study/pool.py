@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lrt.course.jobs import OFFLINE, only_run, stops_when_told
 from lrt.files import write_json
-from lrt.models import data_dir
+from lrt.models import data_dir, find
 from lrt.runs import read_log
 from lrt.study.grid import Cell
 
@@ -59,11 +59,14 @@ def run_study(cells: Sequence[Cell], runs: Path, logs: Path, jobs: int | None = 
 
     `runs` holds the unfinished runs; `jobs` is how many run side by side (default: the cores). `progress` gets a line
     when a run ends; a bar with the time left stands on stderr. RuntimeError at the end names the runs that failed;
-    ValueError, before anything is run, a log or an unfinished run that is of other settings.
+    ValueError, before anything is run, a log or an unfinished run that is of other settings, or a model that is not
+    there.
     """
     todo = [cell for cell in cells if not finished(cell, logs)]
     for cell in todo:
         check_unfinished(cell, runs / cell.name)
+        for model in {cell.base, *cell.listeners, *cell.judges} - {"base"}:
+            find(model)
     runs.mkdir(parents=True, exist_ok=True)
     jobs = jobs or psutil.cpu_count(logical=True) or 1
     say = progress or (lambda line: tqdm.write(line, file=sys.stderr))

@@ -1,7 +1,7 @@
 """The study's results as tables: `write` keeps them beside the logs (`lrt study claims`)."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,15 +10,16 @@ import numpy as np
 from lrt.models import data_dir
 from lrt.study.claims import BASE, WHERE, Claim, Decision, decide, read_claims
 from lrt.study.effects import SHOWN, Comparison, Effect, against_plain, stopped_early
-from lrt.study.fresh import fresh_rows, held_against
-from lrt.study.grid import read_grid
+from lrt.study.fresh import HEAD, fresh_rows, held_against
+from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
-from lrt.study.words import in_points, name_of
+from lrt.study.words import in_points, label_of, name_of
 
 MATCHED = ("Each run at the first measured step at which it reaches the highest accuracy in distribution that both "
-           "reach (smoothed; the last column says how well that matches). Seeds in which one of the two never gets "
-           "above the base are left out.")
+           "reach (smoothed; the last column says how well that matches). Seeds in which one of the two is still at "
+           "its base are left out. \"In distribution\" is dial 0.9, also for runs that were trained at another.")
+STARRED = "\\* heard by a listener that was also paid for: no outside view."
 CHOSEN = ("Each run's checkpoint of highest accuracy in distribution on half of the pairs that are measured on the "
           "way: what it gains over the last step of that run, on the other half. Few pairs, so read the intervals.")
 
@@ -30,37 +31,43 @@ def claims_table(decisions: Sequence[Decision]) -> str:
         for i, c in enumerate(d.comparisons):
             first = i == 0
             claim = f"**{d.claim.id}** {d.claim.text}" if first else d.claim.id
-            rows.append((claim, d.claim.predicted, name_of(c.against), _points(c), c.n or "", _seeds(c),
+            level = "" if np.isnan(c.level) else f"{100 * c.level:.1f}"
+            rows.append((claim, d.claim.predicted, name_of(c.against), level, _points(c), c.n or "", _seeds(c),
                          _p(c.p_holm), d.in_words() if first else ""))
     used = {(method, seed) for d in decisions for c in d.comparisons for seed in c.seeds
             for method in (d.claim.method, c.against) if method != BASE}
-    head = ("claim", "predicted", "against", "effect, points", "pairs", "seeds", "p (Holm)", "verdict")
-    return f"{_stands_on(used)}\n\n{_markdown(head, rows)}"
+    head = ("claim", "predicted", "against", "its level, %", "effect, points", "pairs", "seeds", "p (Holm)", "verdict")
+    return f"{_stands_on(used)}\n\n{markdown(head, rows)}"
 
 
-def effects_table(runs: Sequence[Run], reference: str = "grpo", measures: Sequence[str] = SHOWN,
-                  matched: bool = False, labels: Mapping[str, str] | None = None) -> str:
-    """Markdown: a row a method, a column a measure; effects and intervals, no verdicts. `labels`: method -> a few
-    words; they also give the order of rows."""
-    return tabulated(against_plain(runs, reference, measures, matched), labels)
+def effects_table(runs: Sequence[Run], grid: Grid, measures: Sequence[str] = SHOWN) -> str:
+    """Markdown: every method against its plain GRPO at the last step, see `tabulated`."""
+    return tabulated(against_plain(runs, measures=measures, grid=grid), grid)
 
 
-def tabulated(found: Sequence[Effect], labels: Mapping[str, str] | None = None) -> str:
-    """Markdown, of effects that are known: see `effects_table`."""
-    labels = labels or {}
+def tabulated(found: Sequence[Effect], grid: Grid) -> str:
+    """Markdown: a row a method, in the grid's order, a column a measure; effects and intervals, no verdicts. A star
+    marks what was measured with a listener that rewarded one of the two."""
     of = {(e.method, e.measure): e for e in found}
     methods, measures = list(dict.fromkeys(e.method for e in found)), list(dict.fromkeys(e.measure for e in found))
-    order = [name for name in labels if name in methods] + [name for name in methods if name not in labels]
+    order = [name for name in grid.changes if name in methods] + [name for name in methods if name not in grid.changes]
     rows = []
     for method in order:
         own = [of[method, name] for name in measures]
-        against = "its last step" if own[0].at == "best checkpoint" else name_of(own[0].reference)
+        against = "its last step" if own[0].at == "best checkpoint" else label_of(own[0].reference, grid.labels)
         most = max(own, key=lambda e: len(e.seeds))
-        cells = [_points(e) + (f" ({_seeds(e)})" if 0 < len(e.seeds) < len(most.seeds) else "") for e in own]
-        rows.append((labels.get(method, method), against, _seeds(most), *cells))
+        rows.append((label_of(method, grid.labels), against, _seeds(most), *(_cell(e, most, grid) for e in own)))
     used = {(method, seed) for e in found for seed in e.seeds for method in (e.method, e.reference)}
     head = ("method", "against", "seeds", *(measure(name).label for name in measures))
-    return f"{_stands_on(used)}\n" + (f"\n{_markdown(head, rows)}" if rows else "")
+    note = f"\n{STARRED}\n" if any("*" in cell for row in rows for cell in row[3:]) else ""
+    return f"{_stands_on(used)}\n" + (f"\n{markdown(head, rows)}{note}" if rows else "")
+
+
+def _cell(e: Effect, most: Effect, grid: Grid) -> str:
+    fewer = f" ({_seeds(e)})" if 0 < len(e.seeds) < len(most.seeds) else ""
+    heard = {ear for name in (e.method, e.reference) for ear in grid.changes.get(name, {}).get("listeners", ())}
+    star = "\\*" if e.measure.partition("/")[2] in heard else ""
+    return f"{_points(e)}{star}{fewer}" if e.seeds else ""
 
 
 def _stands_on(used: set[tuple[str, int]]) -> str:
@@ -75,7 +82,7 @@ def _stands_on(used: set[tuple[str, int]]) -> str:
 
 
 def _points(c: Comparison | Effect) -> str:
-    value, low, high = map(in_points, (c.effect, c.low, c.high))
+    value, low, high = map(in_points, (c.effect, *np.clip([c.low, c.high], -1, 1)))  # no shares differ by more
     known = not np.isnan(c.low) and len(c.seeds) > 2  # an interval from two seeds says "anything", in large numbers
     return "" if np.isnan(c.effect) else f"{value} [{low}, {high}]" if known else value
 
@@ -90,7 +97,8 @@ def _p(p: float) -> str:
     return "" if np.isnan(p) else f"{p:.4f}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A table, its cells as text."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
@@ -98,27 +106,25 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def rendered(runs: Sequence[Run], claims: Sequence[Claim], labels: Mapping[str, str] | None = None,
+def rendered(runs: Sequence[Run], claims: Sequence[Claim], grid: Grid,
              fresh: Sequence[Run] = ()) -> tuple[str, str]:
     """(claims.md, claims.json): the same bytes from the same logs. `fresh`: runs of seeds that decide nothing."""
-    decisions, labels = [decide(claim, runs) for claim in claims], labels or {}
-    last = against_plain(runs)
-    matched = against_plain(runs, matched=True)
+    decisions = [decide(claim, runs) for claim in claims]
+    last = against_plain(runs, grid=grid)
+    matched = against_plain(runs, matched=True, grid=grid)
     deciding = {name for claim in claims for name in (claim.method, *claim.against)}
     early = stopped_early([run for run in runs if run.cell.method in deciding])
     parts = {
         "# The claims and the logs": "Made by `lrt study claims`, from logs/. What decides: PLAN.md.",
         "## Claims": claims_table(decisions),
-        "## Every method at the last step": tabulated(last, labels),
+        "## Every method at the last step": tabulated(last, grid),
         "## Every method where it is as accurate in distribution as what it is held against":
-            f"{MATCHED}\n\n{tabulated(matched, labels)}",
+            f"{MATCHED}\n\n{tabulated(matched, grid)}",
         "## The best checkpoint by validation in distribution, against a run's own last step":
-            f"{CHOSEN}\n\n{tabulated(early, labels)}",
+            f"{CHOSEN}\n\n{tabulated(early, grid)}",
     }
     if fresh:
-        head = ["method", "measure", "runs", "one new run, 95 %", "fresh runs", "inside"]
-        parts["## Fresh seeds where single runs are expected, per cent"] = _markdown(head, fresh_rows(
-            held_against(runs, fresh)))
+        parts["## Fresh seeds where single runs are expected"] = markdown(HEAD, fresh_rows(held_against(runs, fresh)))
     records = {
         "claims": [asdict(d.claim) | asdict(c) | {"verdict": d.verdict} for d in decisions for c in d.comparisons],
         "effects": [asdict(effect) for effect in [*last, *matched, *early]],
@@ -140,14 +146,14 @@ def write(folder: str | Path | None = None) -> tuple[Path, Path]:
     ValueError for a log of a seed beyond the plan."""
     folder = Path(folder) if folder else data_dir() / "study"
     claims, grid = (path if path.exists() else None for path in (folder / "claims.toml", folder / "study.toml"))
-    runs, fresh = (read_runs(folder / name) for name in ("logs", "fresh"))
     plan = read_grid(grid)
+    runs, fresh = (read_runs(folder / name) for name in ("logs", "fresh"))
     planned = {tier_method: tier.seeds for tier in plan.tiers for tier_method in tier.methods}
     for run in runs:
         if run.cell.seed not in planned.get(run.cell.method, [run.cell.seed]):
             raise ValueError(f"{folder / 'logs' / run.cell.name}.jsonl: seed {run.cell.seed} is not one of the plan's; "
                              f"what is run beyond the plan belongs in {folder / 'fresh'}, and decides nothing")
-    texts = rendered(runs, read_claims(claims), plan.labels, fresh)
+    texts = rendered(runs, read_claims(claims), plan, fresh)
     paths = folder / "claims.md", folder / "claims.json"
     for path, text in zip(paths, texts, strict=True):
         path.write_text(text, encoding="utf-8")

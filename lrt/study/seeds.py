@@ -62,17 +62,21 @@ def hierarchical(d_SB, clusters_B, n_boot: int = 2000, seed: int = 0, level: flo
 def false_alarms(d_SB, clusters_B, n_seeds: int, times: int = 200, n_boot: int = 500, seed: int = 0) -> float:
     """How often the interval of `hierarchical` leaves out 0 where there is nothing: a check of it on noise that was
     found, not invented. Of `times` studies each has n_seeds of the S rows of d_SB (none twice), less the mean over all,
-    each turned over by a coin: so the true mean is 0, and the spread over seeds and prompts is the study's own.
+    each turned over by a coin, and prompts drawn with replacement: so the true mean is 0, and seeds and prompts vary as
+    the study's own.
     ValueError for more seeds than there are rows."""
     d_SB, rng = np.asarray(d_SB, dtype=float), np.random.default_rng(seed)
     d_SB = d_SB[~np.isnan(d_SB).all(axis=1)]
     if n_seeds > len(d_SB):
         raise ValueError(f"{n_seeds} seeds asked for, {len(d_SB)} have values")
     centred_SB = d_SB - np.nanmean(d_SB, axis=1).mean()
+    pairs = [np.flatnonzero(np.asarray(clusters_B) == name) for name in dict.fromkeys(clusters_B)]
     alarms = 0
     for i in range(times):
         own, coin = rng.permutation(len(d_SB))[:n_seeds], rng.choice([-1, 1], size=n_seeds)
-        _, low, high, _ = hierarchical(centred_SB[own] * coin[:, None], clusters_B, n_boot, seed=i)[0]
+        drawn = [pairs[k] for k in rng.integers(len(pairs), size=len(pairs))]
+        ids_B = np.repeat(np.arange(len(drawn)), [len(one) for one in drawn])  # a prompt drawn twice is two prompts
+        _, low, high, _ = hierarchical(centred_SB[own][:, np.concatenate(drawn)] * coin[:, None], ids_B, n_boot, i)[0]
         alarms += low > 0 or high < 0
     return alarms / times
 

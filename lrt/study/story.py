@@ -35,6 +35,15 @@ def present(runs: Sequence[Run], grid: Grid) -> list[str]:
     return told
 
 
+def counted(runs: Sequence[Run], grid: Grid) -> str:
+    """How many of the planned runs are there, in one sentence."""
+    have, told = {(run.cell.method, run.cell.seed) for run in runs}, []
+    for tier in grid.tiers:
+        wanted = [(method, seed) in have for seed in tier.seeds for method in tier.methods]
+        told.append(f"{sum(wanted)} of {len(wanted)} of tier {tier.name}")
+    return f"Runs so far: {listed(told)}."
+
+
 # --- seeds -----------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +107,12 @@ def widest(effects: Sequence[Effect]) -> str:
 
 
 def effects_alt(effects: Sequence[Effect]) -> str:
-    """The same for all measures, in short: no side from fewer than `FEW` seeds."""
+    """What `effects.against_plain` found in all measures, in short."""
+    return f"Differences from plain GRPO at the last step. {in_short(effects)}"
+
+
+def in_short(effects: Sequence[Effect]) -> str:
+    """Measure by measure, whose effects leave out 0: no side from fewer than `FEW` seeds."""
     told = []
     for name in dict.fromkeys(e.measure for e in effects):
         own = [e for e in effects if e.measure == name and not math.isnan(e.effect)]
@@ -109,7 +123,7 @@ def effects_alt(effects: Sequence[Effect]) -> str:
         if not clear:
             clear = "one seed, no interval" if all(math.isnan(e.low) for e in own) else "no clear difference"
         told.append(f"{measure(name).label}: {clear}")
-    return f"Differences from plain GRPO at the last step. {'. '.join(map(capital, told))}."
+    return f"{'. '.join(map(capital, told))}."
 
 
 def chosen(steps: pd.DataFrame) -> str:

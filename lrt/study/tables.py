@@ -17,7 +17,7 @@ from lrt.stats import NAN, bootstrap, ece, several_seeds
 from lrt.study.credit import PROPERTIES
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean, measure, trajectory, values
-from lrt.study.pairing import paired
+from lrt.study.pairing import by_method, paired
 from lrt.study.seeds import false_alarms, hierarchical
 from lrt.style import in_order
 
@@ -26,10 +26,10 @@ JUDGE = "llava"  # the listener that rewards nobody in tier 1
 MAIN = ("flip", "conflict", f"contradiction/{JUDGE}", "truth")
 
 
-def of_methods(runs: Iterable[Run], methods: Iterable[str] | None = None) -> dict[str, list[Run]]:
-    """method -> its runs, in the order of the figures; only `methods`, if given."""
-    wanted = list(runs) if methods is None else [run for run in runs if run.cell.method in set(methods)]
-    return {m: [run for run in wanted if run.cell.method == m] for m in in_order(r.cell.method for r in wanted)}
+def of_methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """method -> its runs, in the order of the figures."""
+    of = by_method(runs)
+    return {method: of[method] for method in in_order(of)}
 
 
 def measured(runs: Iterable[Run], names: Sequence[str] = MAIN) -> list[str]:
@@ -42,8 +42,7 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], column: str = "value") ->
     """Mean, low, high (95 %, t over seeds), seeds of a column, for each group of `by`; NaN values are left out."""
     rows = []
     for key, own in table.groupby(list(by), sort=False):
-        found = several_seeds(own[column]) if len(own) else (NAN, NAN, NAN, 0)
-        rows.append((*key, *found))
+        rows.append((*key, *several_seeds(own[column])))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds"])
 
 
@@ -56,26 +55,26 @@ def curves(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["measure", "method", "seed"])
 
 
-def differences(runs: Sequence[Run], names: Sequence[str], reference: str = PLAIN) -> pd.DataFrame:
-    """measure, method, seed, value, low, high: each run's difference from the reference's run of the same seed at the
+def differences(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
+    """measure, method, seed, value, low, high: each run's difference from plain GRPO's run of the same seed at the
     last step. The interval is over prompts, for this one run: it says nothing of another seed."""
     of, rows = of_methods(runs), []
-    for method in of if reference in of else ():
-        for name in names if method != reference else ():
-            found = paired(of[method], of[reference], name)
+    for method in of if PLAIN in of else ():
+        for name in names if method != PLAIN else ():
+            found = paired(of[method], of[PLAIN], name)
             for seed, d_B in zip(found.seeds, found.d_SB, strict=True):
                 rows.append((name, method, seed, *bootstrap(d_B, found.prompt_id_B)[:3]))
     return pd.DataFrame(rows, columns=["measure", "method", "seed", "value", "low", "high"])
 
 
-def alarms(runs: Sequence[Run], names: Sequence[str], sizes: Sequence[int], reference: str = PLAIN) -> pd.DataFrame:
-    """measure (its label), method, seeds, share: how often the interval of a method's difference from the reference
+def alarms(runs: Sequence[Run], names: Sequence[str], sizes: Sequence[int]) -> pd.DataFrame:
+    """measure (its label), method, seeds, share: how often the interval of a method's difference from plain GRPO
     would leave out 0 with so many of the seeds, were there nothing (`seeds.false_alarms`). Comparisons with fewer seeds
     are left out."""
     of, rows = of_methods(runs), []
-    for method in of if reference in of else ():
-        for name in names if method != reference else ():
-            found = paired(of[method], of[reference], name)
+    for method in of if PLAIN in of else ():
+        for name in names if method != PLAIN else ():
+            found = paired(of[method], of[PLAIN], name)
             counted = int((~np.isnan(found.d_SB)).any(axis=1).sum())
             rows += [(measure(name).label, method, n, false_alarms(found.d_SB, found.prompt_id_B, n))
                      for n in sizes if n <= counted]
@@ -109,7 +108,7 @@ def two_stories(table: pd.DataFrame) -> Split | None:
 # --- traces and listeners --------------------------------------------------------------------------------------------
 
 
-def accuracy_by_bin(runs: Sequence[Run], listener: str = JUDGE, edges=EDGES) -> list[dict]:
+def accuracy_by_bin(runs: Sequence[Run], listener: str = JUDGE) -> list[dict]:
     """Accuracy of sampled answers in bins of 1 - p of a listener on the answer, for the runs of one method: dicts of
     low, high, accuracy, lo, hi, n, as `plots.accuracy_by_disagreement` draws them. Several runs: the mean over seeds,
     with an interval over seeds and prompts; one run: over prompts. A bin holds low <= d < high, the last also 1."""
@@ -118,7 +117,7 @@ def accuracy_by_bin(runs: Sequence[Run], listener: str = JUDGE, edges=EDGES) -> 
     d_SB, right_SB = (np.stack([values(run.final[:n], name) for run in runs])
                       for name in (f"disagreement/{listener}", "sampled_right"))
     rows = []
-    for low, high in pairwise(edges):
+    for low, high in pairwise(EDGES):
         inside_SB = np.where((d_SB >= low) & ((d_SB < high) | (high == 1)), right_SB, NAN)
         with_any = ~np.isnan(inside_SB).all(axis=1)
         one = with_any.sum() == 1

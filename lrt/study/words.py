@@ -1,15 +1,21 @@
 """Names, shares and differences as sentences and tables write them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from lrt.style import look
+from lrt.style import GREY, look
 
 FEW = 5  # seeds; with the spread that was found, intervals from fewer may cry wolf (notebook 06 draws such cases)
 
 
 def name_of(method: str) -> str:
     return look(method)[0]
+
+
+def label_of(method: str, labels: Mapping[str, str]) -> str:
+    """A method's name in the figures; of one that these draw in grey like all others, its label in the grid."""
+    name, colour, _ = look(method)
+    return name if colour != GREY else labels.get(method, name)
 
 
 def share(value: float, low: float = math.nan, high: float = math.nan) -> str:

@@ -15,7 +15,8 @@ from lrt.study.grid import Cell, Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import mean
 from lrt.study.pool import logs_folder
-from lrt.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, in_order, look
+from lrt.study.words import label_of
+from lrt.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, in_order
 from lrt.widgets.fragment import fragment, paragraph, table
 
 TITLE = "The dial in training, and what each method learns"
@@ -74,7 +75,7 @@ def learned_html(runs: Sequence[Run] | None = None, grid: Grid | None = None) ->
     found = learned(read_runs(logs_folder(), wanted(grid)) if runs is None else runs, grid)
     for method in in_order(SHOWN):
         colour, marker = SHOWN[method]
-        name = look(method)[0] if look(method)[1] != GREY else grid.labels.get(method, method).partition(" (")[0]
+        name = label_of(method, grid.labels).partition(" (")[0]
         runs = [[[_known(run[m]) for m in MEASURES] for run in found[dial].get(method, [])] for dial in DIALS]
         asked = [method in found[dial] for dial in DIALS]
         methods.append({"name": name, "colour": colour, "marker": marker, "runs": runs, "asked": asked})
