@@ -297,7 +297,7 @@ def test_best_checkpoint_is_chosen_on_half_of_the_prompts_and_judged_on_the_othe
 
 
 def test_what_stopping_early_gains_is_the_best_step_less_the_last(tmp_path):
-    runs = [course(tmp_path, "grpo", [0, 2, 8, 4, 4]), course(tmp_path / "other", "grpo", [0, 1, 2, 3, 8], seed=1)]
+    runs = [course(tmp_path, "grpo", [0, 2, 8, 4, 4]), course(tmp_path / "other", "grpo", [0, 1, 2, 2, 8], seed=1)]
     found = at_best(runs, "conflict")
     assert found.seeds == (0, 1) and found.d_SB.tolist() == [[1] * 4, [0] * 4]
     assert at_best([], "conflict").d_SB.size == 0

@@ -228,7 +228,7 @@ LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
     (LESS, None, None, "where both are as accurate in distribution and in the runs of 900 steps: not run"),
     (LESS, LESS, (NAN, NAN), "in the runs of 900 steps: not run"),
     ((NAN, NAN), None, None, "too few seeds"),
-    ((0.1, 0.3), LESS, LESS, "the **opposite**"),
+    ((0.1, 0.3), LESS, LESS, "its answers flip *more* often"),
 ])
 def test_the_plan_s_three_words(last, matched, long, word):
     found = [[effect(*ends)] if ends else [] for ends in (last, matched, long)]

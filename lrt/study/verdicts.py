@@ -21,8 +21,8 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
         return f"{name_of(method)}: too few seeds to say anything about the tint."
     found, size = side(at_end[0].low, at_end[0].high), points(at_end[0].effect, at_end[0].low, at_end[0].high)
     if found == "higher":
-        return (f"{name_of(method)}: the **opposite**. At the last step its answers flip more often than plain GRPO's: "
-                f"{size}.")
+        return (f"{name_of(method)}: **neither** *prevents* nor *delays* is shown. At the last step its answers flip "
+                f"*more* often than plain GRPO's, by this interval alone: {size}.")
     if not found:
         return (f"{name_of(method)}: **neither** *prevents* nor *delays* is shown, by answers that flip when only the "
                 f"tint is swapped: {size} against plain GRPO at the last step, where + is worse.")
