@@ -312,6 +312,12 @@ def test_intervals_that_hold_0_hold_much_else():
     assert story.widest([effect(0.1, 0.2)]) == "No interval holds 0."
 
 
+def test_runs_that_fell_are_counted_by_method():
+    ends = pd.DataFrame([("grpo", 0, 0.1), ("grpo", 1, 0.5), ("rule", 0, 0.9), ("rule", 1, 0.2), ("rule", 2, 0.51)],
+                        columns=["method", "seed", "flip"])
+    assert story.fallen(ends).endswith("flipping: GRPO 0 of 2, rule 2 of 3 (seeds 0 and 2).")
+
+
 def test_slopes_and_moves_in_words(runs):
     assert "steepest mean is" in story.slopes(tables.last(runs, ["agree", "conflict"]))
     rows = [("flip", "grpo", s, step, 0.1 + (0.2 + 0.01 * s) * (step > 0)) for s in range(3) for step in (0, 9)]

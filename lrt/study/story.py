@@ -151,6 +151,17 @@ def one_sided(ends: pd.DataFrame) -> str:
     return f"Runs that end with one answer for nearly every pair, and so hardly can flip: {listed(told)}."
 
 
+def fallen(ends: pd.DataFrame) -> str:
+    """In how many runs of each method more than half of the answers flip; ends: `tables.last` of "flip"."""
+    told = []
+    for method in in_order(ends["method"]):
+        own = ends[ends["method"] == method]
+        seeds = own.loc[own["flip"] > 0.5, "seed"]
+        which = f" ({'seed' if len(seeds) == 1 else 'seeds'} {listed(map(str, seeds))})" if len(seeds) else ""
+        told.append(f"{name_of(method)} {len(seeds)} of {len(own)}{which}")
+    return f"Runs that end with more than half of their answers flipping: {', '.join(told)}."
+
+
 def paths(table: pd.DataFrame) -> str:
     """Where each method's runs end in the plane of the two accuracies; table: `curves` of agree and conflict."""
     mean = table.groupby(["method", "step", "measure"])["value"].mean().unstack()
