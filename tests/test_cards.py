@@ -85,4 +85,4 @@ def test_the_training_listener_earned_its_place_and_the_frozen_base_did_not():
 
 def test_the_shipped_models_stay_small():
     size = sum(p.stat().st_size for p in FOLDER.rglob("*.safetensors"))
-    assert size <= 25e6
+    assert size <= 30e6
