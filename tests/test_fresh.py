@@ -22,7 +22,7 @@ def test_a_run_like_the_others_is_inside_and_another_is_not(tmp_path):
     values = [f.value for f in held_against(runs[:5], [runs[5]], ["in_distribution"])]
     assert values[0] > found[1].value
     [row] = fresh_rows(found)
-    assert row[:3] == ["grpo", "in_distribution", "6"] and row[-1] == "1 of 2"
+    assert row[:3] == ["GRPO", "right in distribution", "6"] and row[-1] == "1 of 2"
 
 
 def test_one_run_expects_nothing(tmp_path):

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lrt.study.logs import Run
-from lrt.study.outcomes import mean
+from lrt.study.outcomes import mean, measure
 from lrt.study.seeds import prediction
+from lrt.study.words import name_of
 
 HEAD = ("method", "measure", "seeds of the study", "95 % of single runs, %", "fresh runs, %", "inside")
 MEASURES = ("flip", "conflict", "in_distribution", "truth", "contradiction/llava")
@@ -60,5 +61,6 @@ def fresh_rows(found: Sequence[Fresh]) -> list[list[str]]:
         values = ", ".join(f"{100 * f.value:.1f}" for f in own)
         low, high = max(own[0].low, 0), min(own[0].high, 1)  # every measure here is a share
         interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
-        rows.append([method, name, str(own[0].runs), interval, values, f"{sum(f.inside for f in own)} of {len(own)}"])
+        inside = f"{sum(f.inside for f in own)} of {len(own)}"
+        rows.append([name_of(method), measure(name).label, str(own[0].runs), interval, values, inside])
     return rows
