@@ -24,7 +24,7 @@ from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
 from lrt.study.seeds import prediction
-from lrt.study.verdicts import decided
+from lrt.study.verdicts import decided, lead
 from lrt.style import METHODS, in_order, look, save
 from lrt.widgets import dial, group, learned, steps
 
@@ -38,10 +38,11 @@ def write(root: Path, into: Path) -> None:
     study = root / "data" / "study"
     grid, asked = read_grid(), claims.read_claims()
     runs = read_runs(study / "logs")
+    decisions = [claims.decide(claim, runs) for claim in asked]
     records = stats.load_records(root / "data" / "results" / "one_seed.json")
     parts = {
-        "opening": opening(runs, grid, asked, root, figures),
-        "claims": claims_part(study, runs, grid, asked, figures),
+        "opening": opening(runs, grid, decisions, root, figures),
+        "claims": claims_part(study, runs, grid, asked, decisions, figures),
         "effects": effects_part(study),
         "curves": curves_part(runs, grid, figures),
         "one_seed": one_seed(records, figures),
@@ -70,7 +71,7 @@ def write(root: Path, into: Path) -> None:
 # --- the study -------------------------------------------------------------------------------------------------------
 
 
-def opening(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim], root: Path, figures: Path) -> str:
+def opening(runs: Sequence[Run], grid: Grid, decisions: Sequence[claims.Decision], root: Path, figures: Path) -> str:
     """The README's opening picture, drawn from today's logs, and the answer so far; without logs, that of a single
     run."""
     path = study_page.draw(runs, grid, figures)
@@ -78,13 +79,13 @@ def opening(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim], root
         shutil.copy(root / "book" / "figures" / "accuracy_by_split.png", figures / "accuracy_by_split.png")
         alt, _ = _described(figures / "accuracy_by_split.png")
         return figure(figures / "accuracy_by_split.png", alt, f"{TINY}, one seed, intervals over prompts.")
-    said = study_page.paragraphs(runs, grid, asked)[0]
-    return figure(path, _described(path)[0], f"{TINY}, every run of it trained here. {study_page.HOW}\n\n{said}")
+    caption = f"{TINY}, every run of it trained here. {study_page.HOW}\n\n{lead(decisions)}"
+    return figure(path, _described(path)[0], caption)
 
 
-def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim], figures: Path) -> str:
+def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim],
+                decisions: Sequence[claims.Decision], figures: Path) -> str:
     """What the study says of each claim, a figure of them all, then the committed table of `claims.md`."""
-    decisions = [claims.decide(claim, runs) for claim in asked]
     told, drawn = study_page.paragraphs(runs, grid, asked, decisions), ""
     if any(d.verdict != "not run" for d in decisions):
         path, alt = figures / "claims.png", "Claims, right of 0 as predicted. " + " ".join(decided(decisions, False))
