@@ -7,7 +7,7 @@ study's own; no claim is decided with them. Each is held against the 95 % *predi
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean, measure
@@ -39,11 +39,11 @@ def held_against(runs: Sequence[Run], fresh: Sequence[Run], measures: Sequence[s
     """Every fresh run against the study's runs of its method, of which there must be two at least, in each measure that
     applies to it. ValueError for a seed that the study has too, and for a run of other settings."""
     known, found = {(run.cell.method, run.cell.seed) for run in runs}, []
-    settings = {run.cell.method: replace(run.cell, seed=0) for run in runs}
+    cells = {run.cell.method: run.cell for run in runs}
     for run in fresh:
         if (run.cell.method, run.cell.seed) in known:
             raise ValueError(f"{run.cell.name} is no fresh seed: the study has it")
-        if replace(run.cell, seed=0) != settings.get(run.cell.method, replace(run.cell, seed=0)):
+        if set(run.cell.differing(cells.get(run.cell.method, run.cell))) - {"seed"}:
             raise ValueError(f"{run.cell.name} was run with other settings than the study's runs of {run.cell.method}")
         for name in measures:
             of = [mean(own.final, name) for own in runs if own.cell.method == run.cell.method]

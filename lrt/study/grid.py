@@ -65,6 +65,10 @@ class Cell:
     def name(self) -> str:
         return f"{self.method}.s{self.seed}"
 
+    def differing(self, other: "Cell") -> list[str]:
+        """The fields in which two cells differ."""
+        return [field.name for field in fields(Cell) if getattr(self, field.name) != getattr(other, field.name)]
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 

@@ -3,13 +3,11 @@ both are as accurate in distribution (`at_matched`), or a run's best checkpoint 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lrt.study.grid import Cell
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean, measure, trajectory, values
 
@@ -52,8 +50,7 @@ def _by_seed(runs: Sequence[Run]) -> dict[int, Run]:
     for run in runs:
         if (other := found.setdefault(run.cell.seed, run)) is not run:
             raise ValueError(f"two runs with seed {run.cell.seed}: {other.cell.name} and {run.cell.name}")
-        if differ := [f.name for f in fields(Cell) if getattr(run.cell, f.name) != getattr(runs[0].cell, f.name)
-                      and f.name != "seed"]:
+        if differ := [name for name in run.cell.differing(runs[0].cell) if name != "seed"]:
             raise ValueError(f"{runs[0].cell.name} and {run.cell.name} are of different settings: {', '.join(differ)}")
     return found
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -46,8 +45,7 @@ def finished(cell: Cell, logs: Path) -> bool:
         found = Cell.from_dict(json.loads(first)["cell"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}, line 1 does not say which run this is: move the file to run it anew") from None
-    if found != cell:
-        differ = [name for name, value in asdict(cell).items() if getattr(found, name) != value]
+    if differ := cell.differing(found):
         raise ValueError(f"{path} is of a run with other settings ({', '.join(differ)}): move it, or name the method "
                          "otherwise")
     return True
