@@ -174,7 +174,7 @@ def test_prepared_traces_have_their_numbers_before_any_model(site, chromium):
     tab = chromium.new_page(viewport={"width": 390, "height": 800})
     tab.route("**/*.wasm", lambda route: route.abort())
     tab.goto(site[0])
-    tab.wait_for_function("document.querySelector('.state').textContent.includes('could not be started')")
+    tab.wait_for_function("document.querySelector('.state')?.textContent.includes('could not be started')")
     tab.click('button[data-edit="flipped"]')
     wanted = {name: p_of(views[0]["flipped"]) for name, views in WRITTEN["pairs"][0]["logits"].items()}
     assert shown(tab) == pytest.approx(wanted, abs=TOLERANCE)
