@@ -49,7 +49,8 @@ def test_every_section_has_its_figure_and_its_words(full):
     names, shown = full
     figures = {path.stem for path in Path(names["run_dir"], "figures").glob("*.png")}
     assert figures == {"two_seeds", "study_tint", "study_traces", "study_effects", "study_paths", "study_disagreement",
-                       "study_persuasive", "study_probes", "study_proxy", "study_credit", "study_claims"}
+                       "study_persuasive", "study_probes", "study_proxy", "study_credit", "study_claims",
+                       "study_tier_2"}
     assert shown.count("<img") == shown.count('alt="') == len(figures)
     assert "25 of 50 runs are here" in shown and "GRPO 5" in shown
 
@@ -85,6 +86,8 @@ def test_later_tiers_are_told_beside_their_own_references(later):
     assert "| reader, dial 0.5 |" not in shown, "its own plain GRPO was not run: there is nothing to hold it against"
     assert re.search(r"reader as listener: at the last step its answers flip less often .* fewer than 5 seeds", shown)
     assert re.search(r"\d of 5 values lie inside", shown)
+    figures = {path.stem for path in Path(names["run_dir"], "figures").glob("study_tier_*.png")}
+    assert figures == {"study_tier_2", "study_tier_3"}
 
 
 def test_solutions_run_on_the_notebook_s_own_names(full):

@@ -55,6 +55,36 @@ def test_without_the_reference_nothing_is_compared(runs):
     assert tables.differences([], ["flip"]).empty and tables.curves([], ["flip"]).empty
 
 
+@pytest.fixture(scope="module")
+def dials(tmp_path_factory):
+    """Two seeds of the first tier and of two methods at another dial, one of a third."""
+    folder = tmp_path_factory.mktemp("dials")
+    study_runs.written(folder)
+    study_runs.written(folder, ["truth"], [0])
+    return logs.read_runs(study_runs.written(folder, ["grpo_dial_50", "reader_dial_50"], [0, 1]))
+
+
+def test_each_method_is_held_against_plain_grpo_of_its_own_settings(dials):
+    table = tables.differences(dials, ["flip"], grid.read_grid())
+    final = {(run.cell.method, run.cell.seed): run.final for run in dials}
+    assert "grpo" not in set(table["method"])
+    other = {"reader_dial_50": "grpo_dial_50"}
+    for row in table.itertuples():
+        a, b = (outcomes.values(final[name, row.seed], "flip") for name in
+                (row.method, other.get(row.method, "grpo")))
+        assert row.value == pytest.approx(np.nanmean(a - b))
+    assert list(dict.fromkeys(table["method"]))[-2:] == ["grpo_dial_50", "reader_dial_50"]  # as the grid has them
+
+
+def test_a_later_tier_stands_beside_the_first_on_its_own_seeds(dials):
+    plan = grid.read_grid()
+    names = [run.cell.name for run in tables.beside_first(dials, plan, "3")]
+    first = [f"{method}.s{seed}" for method in plan.tiers[0].methods for seed in (0, 1)]
+    assert sorted(names) == sorted([*first, *(f"{m}_dial_50.s{s}" for m in ("grpo", "reader") for s in (0, 1))])
+    assert {run.cell.seed for run in tables.beside_first(dials, plan, "2")} == {0}
+    assert tables.beside_first(dials, plan, "reason") == []
+
+
 def comparison(*rows, method="rule", name="flip"):
     return pd.DataFrame([(name, method, seed, *row) for seed, row in enumerate(rows)],
                         columns=["measure", "method", "seed", "value", "low", "high"])
@@ -333,6 +363,18 @@ def test_what_is_there_is_counted(runs):
     assert all(" 0 of " in text for text in others)
 
 
+def test_a_range_of_means_names_both_ends_and_no_side(dials):
+    plan = grid.read_grid()
+    found = against_plain(dials, measures=["flip"], grid=plan)
+    [told] = story.ranged(found, plan.labels)
+    low, high = min(found, key=lambda e: e.effect), max(found, key=lambda e: e.effect)
+    assert told.startswith("Answers that flip: means from ")
+    assert all(f"{100 * e.effect:+.1f}" in told for e in (low, high)) and "better" not in told
+    assert "too few seeds to name a side" in story.in_short(found)
+    [alone] = story.ranged([replace(low, effect=0.1)], plan.labels)
+    assert "means +10.0 (" in alone
+
+
 def test_words_for_few_seeds_and_few_methods(single):
     assert "not yet runs of two seeds" in story.opposite(None, 1)
     assert "In no comparison" in story.opposite(None, 4)
@@ -384,6 +426,21 @@ def test_every_seed_is_a_point_at_the_end(runs):
     fig = study_plots.at_the_end(differences, against_plain(runs, measures=["flip"]))
     drawn = sorted(x for line in fig.axes[0].lines if line.get_marker() == "." for x in line.get_xdata())
     assert drawn == pytest.approx(sorted(differences["value"]))
+
+
+def test_many_methods_have_their_labels_and_bars_of_few_seeds_hide_nothing(dials):
+    plan = grid.read_grid()
+    table, found = (of(dials, names, plan) for of, names in
+                    ((tables.differences, ["flip"]), (lambda r, n, g: against_plain(r, measures=n, grid=g), ["flip"])))
+    [ax] = study_plots.at_the_end(table, found, "Later", plan.labels).axes
+    drawn = [t.get_text().replace("\n", " ") for t in ax.get_yticklabels()]
+    assert drawn[0] == "base as listener" and plan.labels["truth"] in drawn
+    assert plan.labels["grpo_dial_50"] in drawn and plan.labels["reader_dial_50"] + " *" in drawn
+    low, high = ax.get_xlim()
+    assert low < table["value"].min() < table["value"].max() < high
+    assert high - low < 1.5 * (max(0, table["value"].max()) - min(0, table["value"].min()))
+    bars = {bar[0].get_ydata()[0]: bar for bar in ax.containers}
+    assert [bool(bar[2]) for _, bar in sorted(bars.items())] == [True] * 4 + [False] * 3  # 3, 3, 3, 3, 1, 2 and 2 seeds
 
 
 def test_claims_are_drawn_with_what_was_predicted_to_the_right():

@@ -72,18 +72,21 @@ def reference_of(method: str, cells: Mapping[str, Cell], reference: str = "grpo"
     return reference if reference in (method, *same) or not same else sorted(same)[0]
 
 
-def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequence[str] = SHOWN,
-                  matched: bool = False, grid: Grid | None = None) -> list[Effect]:
-    """Each method against its reference (`reference_of`), at the last step or where both are as accurate in
-    distribution (`pairing.at_matched`). The reference itself has none, nor has a method whose reference has no runs.
-    `grid`: where references are looked up first, since one may not have been run yet."""
-    of, found = by_method(runs), []
+def references(of: Mapping[str, Sequence[Run]], grid: Grid | None = None, reference: str = "grpo") -> dict[str, str]:
+    """method -> what it is held against (`reference_of`), for methods that have such runs and are not it themselves.
+    of: runs by method; `grid`: where references are looked up first, since one may not have been run yet."""
     cells = {method: own[-1].cell for method, own in of.items()}
     cells |= {method: grid.cell(method, 0) for method in grid.changes} if grid else {}
-    for method in of:
-        other = reference_of(method, cells, reference)
-        if other == method or other not in of:
-            continue
+    found = {method: reference_of(method, cells, reference) for method in of}
+    return {method: other for method, other in found.items() if other != method and other in of}
+
+
+def against_plain(runs: Sequence[Run], reference: str = "grpo", measures: Sequence[str] = SHOWN,
+                  matched: bool = False, grid: Grid | None = None) -> list[Effect]:
+    """Each method against its reference (`references`), at the last step or where both are as accurate in distribution
+    (`pairing.at_matched`)."""
+    of, found = by_method(runs), []
+    for method, other in references(of, grid, reference).items():
         a, b = of[method], of[other]
         steps = matched_steps(a, b) if matched else None
         for name in measures:

@@ -6,7 +6,7 @@ seeds and prompts (`lrt.study.seeds.hierarchical`). A single seed is drawn witho
 table: an empty picture would look like a result.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from lrt.study.claims import Decision
 from lrt.study.effects import Effect
 from lrt.study.outcomes import measure
 from lrt.study.tables import PLAIN, Split, over_seeds
+from lrt.study.words import label_of
 from lrt.style import BLACK, GREY, figure, in_order, legend, look, percent, runs_text, words
 
 FAINT = {"linewidth": 0.8, "alpha": 0.6}
@@ -106,29 +107,38 @@ def over_training(table: pd.DataFrame, title: str = "Over training"):
     return fig
 
 
-def at_the_end(table: pd.DataFrame, effects: Sequence[Effect]):
+def at_the_end(table: pd.DataFrame, effects: Sequence[Effect], what: str = "Against plain GRPO at the last step",
+               labels: Mapping[str, str] | None = None):
     """Differences from plain GRPO at the last step, a panel a measure: every seed a point, the mean with the interval
-    over seeds and prompts. table: `study_tables.differences`; effects: `effects.against_plain`."""
+    over seeds and prompts, where there are seeds enough for one. table: `study_tables.differences`; effects:
+    `effects.against_plain`; labels: names of the methods that all figures draw in grey (`words.label_of`). A star
+    marks a method that is held against plain GRPO of its own settings: say so in the title, `what`."""
     something(table, "differences")
     names, methods = list(table["measure"].unique()), in_order(table["method"])
-    title = titled("Against plain GRPO at the last step", table, "dots: single runs; bars: over seeds and prompts")
-    fig, axes = figure(title, 1, len(names), size=(8.6, 1.6 + 0.5 * len(methods)), sharey=True)
+    title = titled(what, table, "dots: single runs; bars: over seeds and prompts")
+    size = (8.6, 1.6 + 0.5 * len(methods)) if len(methods) < 8 else (9.8, 1.8 + 0.34 * len(methods))
+    fig, axes = figure(title, 1, len(names), size=size, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
         for y, method in enumerate(methods):
             own = table[(table["measure"] == name) & (table["method"] == method)]
             _, colour, marker = look(method)
             ax.plot(own["value"], np.full(len(own), y + 0.2), ".", color=colour, alpha=0.6, markersize=5)
             for e in (e for e in effects if (e.measure, e.method) == (name, method)):
-                ends = np.maximum(0, [[e.effect - e.low], [e.high - e.effect]])
+                few = len(e.seeds) < 3  # two give an interval that holds everything, in large numbers
+                ends = None if few else np.maximum(0, [[e.effect - e.low], [e.high - e.effect]])
                 ax.errorbar(e.effect, y - 0.1, xerr=ends, color=colour, marker=marker, markersize=7, capsize=3)
-        better = measure(name).better
+        better, single = measure(name).better, [0, *table.loc[table["measure"] == name, "value"]]
+        room = 0.12 * (max(single) - min(single)) or 0.01
+        ax.set_xlim(min(single) - room, max(single) + room)  # bars of few seeds go on beyond it
         ax.axvline(0, color=GREY, linewidth=1)
         ax.set_title(words(measure(name).label, 16), fontsize=9.5)
         ax.set_xlabel("points" + {"higher": " (right is better)", "lower": " (left is better)"}.get(better, ""),
                       fontsize=8.5)
         ax.tick_params(labelsize=8.5)
         percent(ax.xaxis)
-    axes[0, 0].set_yticks(range(len(methods)), [look(m)[0] for m in methods])
+    starred = {e.method for e in effects if e.reference != PLAIN}
+    axes[0, 0].set_yticks(range(len(methods)), [words(label_of(m, labels or {}) + " *" * (m in starred), 34)
+                                                for m in methods])
     axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     return fig
 

@@ -5,7 +5,7 @@ there is none, since one seed has none, that is said. Every function returns a s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -15,7 +15,7 @@ from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
 from lrt.study.tables import Split, over_seeds
-from lrt.study.words import FEW, capital, in_points, listed, name_of, points, seeds_text, share, side
+from lrt.study.words import FEW, capital, in_points, label_of, listed, name_of, points, seeds_text, share, side
 from lrt.style import in_order
 
 # --- what is there ---------------------------------------------------------------------------------------------------
@@ -121,9 +121,23 @@ def in_short(effects: Sequence[Effect]) -> str:
                   for word in ("lower", "higher")}
         clear = "; ".join(f"clearly {word}: {listed(names)}" for word, names in groups.items() if names)
         if not clear:
-            clear = "one seed, no interval" if all(math.isnan(e.low) for e in own) else "no clear difference"
+            few = "one seed, no interval" if all(math.isnan(e.low) for e in own) else "too few seeds to name a side"
+            clear = "no clear difference" if known else few
         told.append(f"{measure(name).label}: {clear}")
     return f"{'. '.join(map(capital, told))}."
+
+
+def ranged(effects: Sequence[Effect], labels: Mapping[str, str]) -> list[str]:
+    """Measure by measure, from which method's mean difference to which: what a figure of many methods shows, and no
+    verdict. labels: names of the methods that all figures draw in grey."""
+    told = []
+    for name in dict.fromkeys(e.measure for e in effects):
+        own = sorted((e for e in effects if e.measure == name and not math.isnan(e.effect)), key=lambda e: e.effect)
+        if own:
+            low, high = (f"{in_points(e.effect)} ({label_of(e.method, labels)})" for e in (own[0], own[-1]))
+            span = f"from {low} to {high}" if len(own) > 1 else low
+            told.append(f"{capital(measure(name).label)}: means {span} points.")
+    return told
 
 
 def chosen(steps: pd.DataFrame) -> str:

@@ -15,6 +15,8 @@ import pandas as pd
 from lrt.contradiction import EDGES
 from lrt.stats import NAN, bootstrap, ece, several_seeds
 from lrt.study.credit import PROPERTIES
+from lrt.study.effects import references
+from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean, measure, trajectory, values
 from lrt.study.pairing import by_method, paired
@@ -30,6 +32,14 @@ def of_methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """method -> its runs, in the order of the figures."""
     of = by_method(runs)
     return {method: of[method] for method in in_order(of)}
+
+
+def beside_first(runs: Sequence[Run], grid: Grid, tier: str) -> list[Run]:
+    """The runs of a tier and, on the seeds that it has, those of the first; [] if none of its own was run."""
+    [methods] = [t.methods for t in grid.tiers if t.name == tier]
+    own = [run for run in runs if run.cell.method in methods]
+    seeds = {run.cell.seed for run in own}
+    return own + [run for run in runs if run.cell.method in grid.tiers[0].methods and run.cell.seed in seeds]
 
 
 def measured(runs: Iterable[Run], names: Sequence[str] = MAIN) -> list[str]:
@@ -55,13 +65,16 @@ def curves(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["measure", "method", "seed"])
 
 
-def differences(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame:
-    """measure, method, seed, value, low, high: each run's difference from plain GRPO's run of the same seed at the
-    last step. The interval is over prompts, for this one run: it says nothing of another seed."""
+def differences(runs: Sequence[Run], names: Sequence[str], grid: Grid | None = None) -> pd.DataFrame:
+    """measure, method, seed, value, low, high: each run's difference from its plain GRPO's run (`effects.references`)
+    of the same seed at the last step. The interval is over prompts, for this one run: it says nothing of another
+    seed. With a `grid` methods that the figures do not know stand in its order."""
+    planned = list(grid.changes) if grid else []
+    runs = sorted(runs, key=lambda run: planned.index(run.cell.method) if run.cell.method in planned else len(planned))
     of, rows = of_methods(runs), []
-    for method in of if PLAIN in of else ():
-        for name in names if method != PLAIN else ():
-            found = paired(of[method], of[PLAIN], name)
+    for method, other in references(of, grid, PLAIN).items():
+        for name in names:
+            found = paired(of[method], of[other], name)
             for seed, d_B in zip(found.seeds, found.d_SB, strict=True):
                 rows.append((name, method, seed, *bootstrap(d_B, found.prompt_id_B)[:3]))
     return pd.DataFrame(rows, columns=["measure", "method", "seed", "value", "low", "high"])
