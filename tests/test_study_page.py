@@ -42,6 +42,30 @@ def test_it_says_how_much_is_there_and_what_it_means(runs):
     assert any(text.startswith("base as listener: too few seeds") for text in told)
 
 
+def test_a_later_tier_stands_below_the_first_and_tells_its_own_effects(tmp_path):
+    for seed in range(3):
+        for method in ("grpo", "rule", "truth"):
+            written(tmp_path, cell(method, seed), tinted if method == "grpo" else looking)
+    runs, plan = read_runs(tmp_path), read_grid()
+    shown = study_page.later_tier(runs, plan, "2")
+    rows = [label.get_text() for label in shown.fig.axes[0].get_yticklabels()]
+    assert rows == ["rule", plan.labels["truth"]] and {e.method for e in shown.effects} == {"truth"}
+    assert any(text.startswith("Answers that flip: means ") for text in shown.told)
+    assert study_page.later_tier(runs, plan, "3") is None
+    alone = study_page.later_tier([run for run in runs if run.cell.method == "truth"], plan, "2")
+    assert alone.fig is None and not alone.effects and not alone.told
+
+
+def test_the_short_form_leaves_out_what_each_claim_leaves_open(tmp_path):
+    for seed in range(5):
+        for method in ("grpo", "listener_reader", "rule", "permuted"):
+            written(tmp_path, cell(method, seed), looking)
+    long, short = (study_page.paragraphs(read_runs(tmp_path), read_grid(), read_claims(), details=d)
+                   for d in (True, False))
+    left = [text for text in long if text not in short]
+    assert left and all("no comparison is clear" in text for text in left) and set(short) < set(long)
+
+
 def test_without_runs_it_says_so_and_draws_nothing(tmp_path):
     assert len(study_page.paragraphs([], read_grid(), read_claims())) == 1
     assert study_page.draw([], read_grid(), tmp_path) is None and not list(tmp_path.iterdir())

@@ -43,6 +43,7 @@ def write(root: Path, into: Path) -> None:
     parts = {
         "opening": opening(runs, grid, decisions, root, figures),
         "claims": claims_part(study, runs, grid, asked, decisions, figures),
+        "tiers": tiers_part(runs, grid, figures),
         "effects": effects_part(study),
         "curves": curves_part(runs, grid, figures),
         "one_seed": one_seed(records, figures),
@@ -93,6 +94,22 @@ def claims_part(study: Path, runs: Sequence[Run], grid: Grid, asked: Sequence[cl
         drawn = figure(path, alt, f"{TINY}. The three marks of a claim are its three comparisons.")
     levels = study_page.levels(study_page.first_tier(runs, grid))
     return f"{bullets(told)}\n{drawn}\n{levels}\n{_section(study / 'claims.md', '## Claims')}"
+
+
+def tiers_part(runs: Sequence[Run], grid: Grid, figures: Path) -> str:
+    """A figure of each later tier, or that it is not there yet."""
+    parts = []
+    for tier in grid.tiers[1:]:
+        shown = study_page.later_tier(runs, grid, tier.name)
+        parts.append(f"{rubric(f'Tier {tier.name}: {tier.why}')}\n")
+        if shown is None or shown.fig is None:
+            parts.append("No runs to compare yet.\n")
+            continue
+        path, alt = figures / f"tier_{tier.name}.png", f"Differences from plain GRPO. {' '.join(shown.told)}"
+        save(shown.fig, path, alt)
+        parts.append(figure(path, alt, f"{TINY}. The first tier's methods stand on top, on the same seeds. A bar that "
+                                       "leaves its panel goes on; no side is named from fewer than five seeds."))
+    return "\n".join(parts)
 
 
 def effects_part(study: Path) -> str:

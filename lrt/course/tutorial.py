@@ -222,7 +222,7 @@ def write_results(names: list[str], profile: str, out: str | Path, display: Disp
     page.draw_overview(records, logs, out / "figures")
     many = study_page.whole()
     study_page.draw(*many[:2], out / "figures")
-    told = [text.replace("*", "") for text in study_page.paragraphs(*many)]
+    told = [text.replace("*", "") for text in study_page.paragraphs(*many, details=False)]
     written = page.write_page(records, out / "figures", out / "index.html", executed, listener, told)
     print(f"\nTiny world, one seed.\n\n{format_table([r for r in records if r.method in METHODS])}\n")
     print(f"The story on one page: {written}", flush=True)

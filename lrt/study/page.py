@@ -5,9 +5,11 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lrt.files import write_text
 from lrt.study import claims
@@ -37,16 +39,17 @@ def first_tier(runs: Sequence[Run], grid: Grid) -> list[Run]:
 
 
 def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim],
-               decisions: Sequence[claims.Decision] | None = None) -> list[str]:
+               decisions: Sequence[claims.Decision] | None = None, details: bool = True) -> list[str]:
     """The answer so far, what the study says of each claim and of each listener (prevents, delays or neither), and how
-    much of it is there. `decisions`: on these claims, if they are at hand."""
+    much of it is there. `decisions`: on these claims, if they are at hand; `details`: what each claim that is not
+    supported leaves open."""
     main, there = first_tier(runs, grid), study_story.counted(runs, grid)
     if not main:
         return [there]
     flips = against_plain(main, measures=["flip"])
     matched = against_plain(main, measures=["flip"], matched=True)
     decisions = [claims.decide(claim, runs) for claim in asked] if decisions is None else decisions
-    return [lead(decisions), *decided(decisions), *three_words(runs, flips, matched), there]
+    return [lead(decisions), *decided(decisions, details), *three_words(runs, flips, matched), there]
 
 
 def three_words(runs: Sequence[Run], flips: Sequence[Effect], matched: Sequence[Effect]) -> list[str]:
@@ -82,6 +85,28 @@ def draw(runs: Sequence[Run], grid: Grid, folder: str | Path) -> Path | None:
     return path
 
 
+@dataclass(frozen=True)
+class LaterTier:
+    """What a tier that decides nothing shows."""
+
+    effects: list[Effect]  # of its own methods, against their plain GRPO
+    told: list[str]  # from where to where the means go; also the figure's words
+    fig: Figure | None  # its methods below those of the first tier, on the same seeds; None if nothing compares
+
+
+def later_tier(runs: Sequence[Run], grid: Grid, tier: str) -> LaterTier | None:
+    """A later tier's differences from plain GRPO at the last step; None if none of its runs is there."""
+    beside = study_tables.beside_first(runs, grid, tier)
+    if not beside:
+        return None
+    names = study_tables.measured(beside)
+    effects, table = against_plain(beside, measures=names, grid=grid), study_tables.differences(beside, names, grid)
+    title = f"Tier {tier}, against plain GRPO (*: of the same settings)"
+    fig = study_plots.at_the_end(table, effects, title, grid.labels) if len(table) else None
+    own = [e for e in effects if e.method not in grid.tiers[0].methods]
+    return LaterTier(own, study_story.ranged(effects, grid.labels), fig)
+
+
 def whole() -> tuple[list[Run], Grid, list[claims.Claim]]:
     """The committed study: its runs, its grid, its claims. Seconds, for all of its logs."""
     return read_runs(logs_folder()), read_grid(), claims.read_claims()
@@ -92,7 +117,7 @@ def readme_block(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim])
     main = first_tier(runs, grid)
     alt = study_story.effects_alt(against_plain(main, measures=study_tables.measured(main)))
     picture = f"![{alt}](book/figures/{NAME}.png)"
-    lines = "\n".join(f"- {text}" for text in paragraphs(runs, grid, asked))
+    lines = "\n".join(f"- {text}" for text in paragraphs(runs, grid, asked, details=False))
     return (f"{MARKS[0]}\n{picture}\n\n*Tiny world, every run of it trained here. {HOW}*\n\n{lines}\n\n{levels(main)}"
             f"{MARKS[1]}")
 
