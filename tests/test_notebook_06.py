@@ -87,7 +87,8 @@ def test_later_tiers_are_told_beside_their_own_references(later):
     assert re.search(r"reader as listener: at the last step its answers flip less often .* fewer than 5 seeds", shown)
     assert re.search(r"\d of 5 values lie inside", shown)
     figures = {path.stem for path in Path(names["run_dir"], "figures").glob("study_tier_*.png")}
-    assert figures == {"study_tier_2", "study_tier_3"}
+    assert figures == {"study_tier_2", "study_tier_3", "study_tier_long"}
+    assert "after 900 steps, on all pairs" in shown and "reader, 900 steps, answers that flip: -" in shown
 
 
 def test_solutions_run_on_the_notebook_s_own_names(full):

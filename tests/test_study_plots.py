@@ -259,6 +259,10 @@ LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
     (LESS, LESS, (NAN, NAN), "in the runs of 900 steps: not run"),
     ((NAN, NAN), None, None, "too few seeds"),
     ((0.1, 0.3), LESS, LESS, "its answers flip *more* often"),
+    (SAME, LESS, LESS, "After 900 steps: -20.0 points [-30.0, -10.0] (5 seeds), clearly fewer"),
+    ((0.1, 0.3), LESS, SAME, "not clearly different by this interval"),
+    (SAME, LESS, (0.1, 0.3), "clearly more by this interval"),
+    (SAME, LESS, (NAN, NAN), "where + is worse."),
 ])
 def test_the_plan_s_three_words(last, matched, long, word):
     found = [[effect(*ends)] if ends else [] for ends in (last, matched, long)]

@@ -77,9 +77,9 @@ def one_comparison(found: Split):
     return fig
 
 
-def over_training(table: pd.DataFrame, title: str = "Over training"):
-    """A row a measure, a column a method: every run a thin line, the mean over seeds with its interval, and plain
-    GRPO's mean dashed in every column. table: `study_tables.curves`."""
+def over_training(table: pd.DataFrame, title: str = "Over training", plain: str = PLAIN):
+    """A row a measure, a column a method: every run a thin line, the mean over seeds with its interval, and the mean
+    of plain GRPO (the method `plain`) dashed in every column. table: `study_tables.curves`."""
     something(table, "measurements")
     names, methods = list(table["measure"].unique()), in_order(table["method"])
     title = titled(f"{title}, with GRPO dashed", table, "thin: single runs; bars: intervals over seeds")
@@ -88,12 +88,12 @@ def over_training(table: pd.DataFrame, title: str = "Over training"):
     for row, name in zip(axes, names, strict=True):
         own = table[table["measure"] == name]
         mean = over_seeds(own, ["method", "step"])
-        plain = mean[mean["method"] == PLAIN].sort_values("step")
+        dashed = mean[mean["method"] == plain].sort_values("step")
         for ax, method in zip(row, methods, strict=True):
             for _, run in own[own["method"] == method].groupby("seed"):
                 ax.plot(run["step"], run["value"], color=look(method)[1], **FAINT)
-            if method != PLAIN:
-                ax.plot(plain["step"], plain["mean"], color=look(PLAIN)[1], linestyle="--", linewidth=1.2)
+            if method != plain:
+                ax.plot(dashed["step"], dashed["mean"], color=look(plain)[1], linestyle="--", linewidth=1.2)
             spread(ax, mean[mean["method"] == method], method)
         row[0].set_ylabel(words(measure(name).label, 16) + " (%)", fontsize=9)
         within_shares(row[:1])

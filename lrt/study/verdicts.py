@@ -22,10 +22,10 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
     found, size = side(at_end[0].low, at_end[0].high), points(at_end[0].effect, at_end[0].low, at_end[0].high)
     if found == "higher":
         return (f"{name_of(method)}: **neither** *prevents* nor *delays* is shown. At the last step its answers flip "
-                f"*more* often than plain GRPO's, by this interval alone: {size}.")
+                f"*more* often than plain GRPO's, by this interval alone: {size}.{_much_later(later)}")
     if not found:
         return (f"{name_of(method)}: **neither** *prevents* nor *delays* is shown, by answers that flip when only the "
-                f"tint is swapped: {size} against plain GRPO at the last step, where + is worse.")
+                f"tint is swapped: {size} against plain GRPO at the last step, where + is worse.{_much_later(later)}")
     checks = {"where both are as accurate in distribution": at_matched, "in the runs of 900 steps": later}
     told = {where: own[0] for where, own in checks.items()
             if own and len(own[0].seeds) >= FEW and not math.isnan(own[0].low)}
@@ -37,6 +37,14 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
                 f"than {FEW} seeds to compare.")
     return (f"{text}, and so they do {listed(told)}: **prevents**, against plain GRPO alone and as far "
             "as these runs go.")
+
+
+def _much_later(long: Sequence[Effect]) -> str:
+    """A sentence on the runs of 900 steps, if there are seeds enough."""
+    told = [e for e in long if len(e.seeds) >= FEW and not math.isnan(e.low)]
+    word = {"lower": "clearly fewer", "higher": "clearly more", "": "not clearly different"}
+    return "".join(f" After 900 steps: {points(e.effect, e.low, e.high)} ({len(e.seeds)} seeds), "
+                   f"{word[side(e.low, e.high)]} by this interval." for e in told)
 
 
 def lead(decisions: Sequence[Decision]) -> str:
