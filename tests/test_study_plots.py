@@ -251,6 +251,7 @@ LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
 
 @pytest.mark.parametrize("last, matched, long, word", [
     (SAME, LESS, LESS, "**neither** *prevents* nor *delays* is shown"),
+    ((0.1, 0.3), LESS, LESS, "**the opposite**, by this interval alone"),
     (LESS, LESS, LESS, "**prevents**"),
     (LESS, SAME, LESS, "but not clearly so where both are as accurate in distribution: no more than **delays**"),
     (LESS, LESS, SAME, "but not clearly so in the runs of 900 steps: no more than **delays**"),
@@ -276,15 +277,34 @@ def proxy(paid, right, seeds=3):
     return pd.DataFrame(rows, columns=["method", "seed", "step", "paid", "p_better", "right"])
 
 
-@pytest.mark.parametrize("paid, right, seeds, words", [
-    (0.2, -0.2, 3, "have parted"),
-    (0.2, -0.01, 3, "cannot say"),
-    (0.2, 0.2, 3, "both rose"),
-    (-0.2, 0.2, 3, "did not clearly rise"),
-    (0.2, 0.2, 1, "One seed"),
+@pytest.mark.parametrize("paid, right, greedy, seeds, words", [
+    (0.2, -0.2, 0.2, 3, "right answers fell: what is paid for and what is wanted have parted"),
+    (0.2, 0.2, -0.2, 3, "right greedy answers fell, so what is paid for and what is wanted have parted"),
+    (0.2, -0.01, 0.0, 3, "cannot say"),
+    (0.2, 0.2, 0.2, 3, "both rose, and greedy ones did not clearly fall"),
+    (-0.2, 0.2, 0.2, 3, "did not clearly rise"),
+    (0.2, 0.2, 0.2, 1, "One seed"),
 ])
-def test_paid_and_wanted(paid, right, seeds, words):
-    assert words in heard.fooled(proxy(paid, right, seeds), "permuted")
+def test_paid_and_wanted(paid, right, greedy, seeds, words):
+    curve = proxy(0, greedy, seeds).rename(columns={"right": "value"})
+    said = heard.fooled(proxy(paid, right, seeds), curve, "permuted")
+    assert words in said and ("greedy answers -" in said) == (greedy < 0)
+
+
+def test_what_two_added_parts_pay_is_compared_seed_by_seed():
+    rows = [("statements", "credit_added", method, seed, step, base + 0.01 * seed + 0.001 * step)
+            for method, base in (("listener_reader", 0.005), ("rule", 0.002)) for seed in range(4) for step in (25, 50)]
+    table = pd.DataFrame(rows, columns=["property", "part", "method", "seed", "step", "value"])
+    said = heard.paid_apart(table, "statements", "listener_reader", "rule")
+    assert said.startswith("For *true statements* the added part of reader as listener pays more than that of rule: ")
+    assert "+0.0030 [+0.0030, +0.0030]" in said, "the seeds' own levels cancel"
+    assert "pays less than" in heard.paid_apart(table, "statements", "rule", "listener_reader")
+    assert heard.paid_apart(table, "statements", "listener_reader", "permuted") == ""
+
+
+def test_runs_that_name_no_winner_are_told_by_the_share_that_does_not(tmp_path):
+    run = run_like(tmp_path, lambda step, n: {"sampled_verdicts": "-" * (n // 4) + "1" * (n - n // 4)})
+    assert "GRPO seed 0 (25 % name none)" in heard.without_verdict([run])
 
 
 def test_verdicts_in_words():
@@ -301,8 +321,9 @@ def test_verdicts_in_words():
     assert refuted == ("no comparison is clear; a help of 10 points or more is excluded against GRPO and rule: in the "
                        "plan's words, **refuted**")
     no_room = (replace(little, level=0.07), against[1])
-    assert "(which stands at 7 %, so none was possible; what says more is that a help of over 9 is" in (
-        verdicts.left_open(Decision(claim, no_room, "not supported")))
+    never = verdicts.left_open(Decision(claim, no_room, "not supported"))
+    assert "(which stands at 7 %, so such a help was never possible; the largest that the interval still" in never
+    assert "still allows is 9): in the plan's words" in never
     enough = [replace(c, seeds=tuple(range(10)), level=0.3) for c in against]
     reverse = verdicts.decided([Decision(claim, tuple(enough), "reversed")])
     assert reverse == ["**Reversed** in the tiny world, the opposite of what was predicted: \"text\" (R1). Measured: "
@@ -336,7 +357,7 @@ def test_the_answer_names_what_was_beaten_and_which_help_is_excluded():
     assert first == "It relies on the tint: **reversed**."
     assert second.startswith("A reader (R1, R2): clearly better than plain GRPO in R1; than plain GRPO and both "
                              "controls in none.")
-    assert second.endswith("helps of more than so many points are excluded: 30 (R1), 0 (R2).")
+    assert second.endswith("that the intervals still allow, in points: R1 30, R2 0.")
 
 
 def test_intervals_that_hold_0_hold_much_else():
@@ -353,7 +374,10 @@ def test_runs_that_fell_are_counted_by_method():
 
 
 def test_slopes_and_moves_in_words(runs):
-    assert "steepest mean is" in story.slopes(tables.last(runs, ["agree", "conflict"]))
+    ends = tables.last(runs, ["agree", "conflict"])
+    own = ends[ends["method"] == "rule"]
+    expected = stats.several_seeds(own["agree"] - own["conflict"])
+    assert f"rule {100 * expected.value:+.1f} points [" in story.slopes(ends) and "(3 seeds)" in story.slopes(ends)
     rows = [("flip", "grpo", s, step, 0.1 + (0.2 + 0.01 * s) * (step > 0)) for s in range(3) for step in (0, 9)]
     table = pd.DataFrame(rows, columns=["measure", "method", "seed", "step", "value"])
     said = story.moved(table, "flip", "grpo")

@@ -75,30 +75,34 @@ def without_verdict(runs: Sequence[Run]) -> str:
     told = []
     for run in runs:
         table = run.final.dropna(subset="sampled")
-        stated = table["sampled_verdicts"].notna().mean()
-        told += [f"{name_of(run.cell.method)} seed {run.cell.seed} ({share(stated)} do)"] if stated < 0.9 else []
+        none = table["sampled_verdicts"].isna().mean()
+        told += [f"{name_of(run.cell.method)} seed {run.cell.seed} ({share(none)} name none)"] if none > 0.1 else []
     return (f"Runs whose sampled traces often name no winner in the end: {listed(told)}. Where nothing is named, "
             "nothing can depart: a low rate there is silence, not consistency, and a run without any is left out.")
 
 
-def fooled(proxy: pd.DataFrame, method: str) -> str:
-    """What the reward of a method's listener did in training, and whether right answers rose with it."""
+def fooled(proxy: pd.DataFrame, greedy: pd.DataFrame, method: str) -> str:
+    """What the reward of a method's listener did in training, and whether right answers rose with it: sampled ones
+    (proxy: `tables.proxy_and_gold`) and greedy ones (`tables.curves` of one measure)."""
     told, gains = [], {}
-    for column, what in (("paid", "the reward paid in training"), ("p_better", "the listener's p on the better image"),
-                         ("right", "right answers")):
-        own = proxy[proxy["method"] == method].dropna(subset=column).sort_values("step")
+    for table, column, what in ((proxy, "paid", "the reward paid in training"),
+                                (proxy, "p_better", "the listener's p on the better image"),
+                                (proxy, "right", "right sampled answers"), (greedy, "value", "right greedy answers")):
+        own = table[table["method"] == method].dropna(subset=column).sort_values("step")
         ends = own.groupby("seed")[column].agg(["first", "last"])
         gains[column] = several_seeds(ends["last"] - ends["first"])
         told.append(f"{what} {points(*gains[column][:3])}")
-    paid, right = (side(*gains[name][1:3]) for name in ("paid", "right"))
+    paid, right, choice = (side(*gains[name][1:3]) for name in ("paid", "right", "value"))
     if math.isnan(gains["right"].low):
         verdict = "One seed: no more can be said."
     elif paid == "higher" and right == "lower":
         verdict = "The reward rose and right answers fell: what is paid for and what is wanted have parted."
+    elif paid == "higher" and choice == "lower":
+        verdict = "The reward rose and right greedy answers fell, so what is paid for and what is wanted have parted."
     elif paid == "higher" and not right:
         verdict = "The reward rose; whether right answers did, these seeds cannot say."
     elif paid == "higher":
-        verdict = "The reward and the sampled right answers both rose: no sign in them that the listener is fooled."
+        verdict = "The reward and right sampled answers both rose, and greedy ones did not clearly fall."
     else:
         verdict = "The reward did not clearly rise, so nobody was clearly pleased, let alone fooled."
     return f"{name_of(method)}, from the first measurement to the last: {', '.join(told)}. {verdict}"
@@ -115,6 +119,20 @@ def calibrated(table: pd.DataFrame, listener: str) -> str:
     after = [f"{name_of(method)} {100 * means.loc[method, 'after']:.1f}" for method in in_order(table["method"])]
     return (f"Calibration error of {listener}, points, before {100 * means['before'].mean():.1f}; after: "
             f"{', '.join(after)}. Clearly changed: {'; '.join(clear) or 'none'}.")
+
+
+def paid_apart(table: pd.DataFrame, name: str, method: str, other: str) -> str:
+    """How much more one method's added part pays for a property than another's, over the whole training, seed by seed;
+    "" without two such methods. table: `tables.credits`."""
+    own = table[(table["part"] == "credit_added") & (table["property"] == name)]
+    mean = own.groupby(["method", "seed"])["value"].mean().unstack("method")
+    if not {method, other} <= set(mean):
+        return ""
+    found = several_seeds((mean[method] - mean[other]).dropna())
+    word = {"higher": "more", "lower": "less"}.get(side(*found[1:3]), "not clearly more")
+    ends = "" if math.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    return (f"For *{CREDITED[name]}* the added part of {name_of(method)} pays {word} than that of {name_of(other)}: "
+            f"{found.value:+.4f}{ends}.")
 
 
 def credited(table: pd.DataFrame, part: str) -> list[str]:

@@ -36,7 +36,8 @@ def claims_table(decisions: Sequence[Decision]) -> str:
                          _p(c.p_holm), d.in_words() if first else ""))
     used = {(method, seed) for d in decisions for c in d.comparisons for seed in c.seeds
             for method in (d.claim.method, c.against) if method != BASE}
-    head = ("claim", "predicted", "against", "its level, %", "effect, points", "pairs", "seeds", "p (Holm)", "verdict")
+    head = ("claim", "predicted", "against", "level of that, %", "effect, points", "pairs", "seeds", "p (Holm)",
+            "verdict")
     return f"{_stands_on(used)}\n\n{markdown(head, rows)}"
 
 

@@ -201,7 +201,8 @@ def moved(table: pd.DataFrame, name: str, method: str) -> str:
 
 def slopes(ends: pd.DataFrame) -> str:
     """How much each method's runs rely on the tint, as slopes over the dial; ends: `last` of agree and conflict."""
-    mean = (ends["agree"] - ends["conflict"]).groupby(ends["method"]).mean()
-    told = [f"{name_of(method)} {in_points(mean[method])}" for method in in_order(ends["method"])]
-    return (f"Slopes in points, right where the tint agrees less right where it conflicts: {', '.join(told)}; the "
-            f"steepest mean is {name_of(mean.idxmax())}'s.")
+    slope, told = ends["agree"] - ends["conflict"], []
+    for method in in_order(ends["method"]):
+        own = slope[ends["method"] == method]
+        told.append(f"{name_of(method)} {points(*several_seeds(own)[:3])} ({seeds_text(len(own))})")
+    return f"Slopes, right where the tint agrees less right where it conflicts: {', '.join(told)}."

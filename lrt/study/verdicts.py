@@ -21,8 +21,8 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
         return f"{name_of(method)}: too few seeds to say anything about the tint."
     found, size = side(at_end[0].low, at_end[0].high), points(at_end[0].effect, at_end[0].low, at_end[0].high)
     if found == "higher":
-        return (f"{name_of(method)}: **neither** *prevents* nor *delays* is shown. At the last step its answers flip "
-                f"*more* often than plain GRPO's, by this interval alone: {size}.{_much_later(later)}")
+        return (f"{name_of(method)}: **the opposite**, by this interval alone: at the last step its answers flip "
+                f"*more* often than plain GRPO's, {size}.{_much_later(later)}")
     if not found:
         return (f"{name_of(method)}: **neither** *prevents* nor *delays* is shown, by answers that flip when only the "
                 f"tint is swapped: {size} against plain GRPO at the last step, where + is worse.{_much_later(later)}")
@@ -98,10 +98,10 @@ def answer(decisions: Sequence[Decision]) -> list[str]:
         ids, won = [d.claim.id for d in own], [d.claim.id for d in own if d.verdict == "supported"]
         plain = [(d, c) for d in own for c in d.comparisons if c.against == PLAIN and not math.isnan(c.low)]
         clear = [d.claim.id for d, c in plain if _clear(d, c)]
-        bounds = ", ".join(f"{100 * max(0, _towards(d, c)[1]):.0f} ({d.claim.id})" for d, c in plain)
+        bounds = ", ".join(f"{d.claim.id} {100 * max(0, _towards(d, c)[1]):.0f}" for d, c in plain)
         told.append(f"{capital(about)} ({', '.join(ids)}): clearly better than plain GRPO in {listed(clear)}; than "
-                    f"plain GRPO and both controls in {listed(won)}. Against plain GRPO, helps of more than so many "
-                    f"points are excluded: {bounds or 'not run'}.")
+                    f"plain GRPO and both controls in {listed(won)}. The largest help against plain GRPO that the "
+                    f"intervals still allow, in points: {bounds or 'not run'}.")
     return told
 
 
@@ -128,6 +128,6 @@ def left_open(d: Decision) -> str:
     [plain] = [c for c in d.comparisons if c.against == PLAIN]
     room = plain.level if d.claim.predicted == "lower" else 1 - plain.level
     if room < SEEN_SIZE:
-        text += (f" (which stands at {share(plain.level)}, so none was possible; what says more is that a help of "
-                 f"over {100 * max(0, _towards(d, plain)[1]):.0f} is excluded)")
+        text += (f" (which stands at {share(plain.level)}, so such a help was never possible; the largest that the "
+                 f"interval still allows is {100 * max(0, _towards(d, plain)[1]):.0f})")
     return f"{text}: in the plan's words, **refuted**"
