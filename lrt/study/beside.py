@@ -1,7 +1,8 @@
 """The reader's own run beside the study's: where does one run lie among many?
 
-The study (`data/study`) measured the same things as the notebooks, on other pairs of the same kind, after other
-numbers of steps, from three bases. So the two are shown together and never subtracted from each other.
+The study (`data/study`) measured the same things as the notebooks, on pairs that are mostly others, in other orders of
+the training pairs, often after other numbers of steps, and from three bases (its seed 0 has the notebooks' base). So
+the two are shown together and never subtracted from each other.
 """
 
 import math
