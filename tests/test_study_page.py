@@ -56,6 +56,21 @@ def test_a_later_tier_stands_below_the_first_and_tells_its_own_effects(tmp_path)
     assert alone.fig is None and not alone.effects and not alone.told
 
 
+def test_long_runs_are_shown_over_training_and_held_against_plain_grpo(tmp_path):
+    for seed in range(5):
+        written(tmp_path, cell("grpo_long", seed), looking)
+        written(tmp_path, cell("reader_long", seed), tinted)
+    runs = read_runs(tmp_path)
+    shown = study_page.long_runs(runs)
+    assert [ax.get_title() for ax in shown.fig.axes[:2]] == ["plain GRPO, 900 steps", "reader, 900 steps"]
+    told = study_page.long_sentences(shown)
+    assert any("answers that flip: +100.0 points" in text and "higher, which is worse" in text for text in told)
+    block = study_page.readme_block(runs, read_grid(), read_claims())
+    assert "study_long.png" in block and "no control was run" in block and told[0] in block
+    assert study_page.long_runs([]) is None
+    assert not study_page.long_runs([run for run in runs if run.cell.method == "grpo_long"]).effects
+
+
 def test_the_short_form_leaves_out_what_each_claim_leaves_open(tmp_path):
     for seed in range(5):
         for method in ("grpo", "listener_reader", "rule", "permuted"):

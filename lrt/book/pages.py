@@ -44,6 +44,7 @@ def write(root: Path, into: Path) -> None:
         "opening": opening(runs, grid, decisions, root, figures),
         "claims": claims_part(study, runs, grid, asked, decisions, figures),
         "tiers": tiers_part(runs, grid, figures),
+        "long": long_part(runs, figures),
         "effects": effects_part(study),
         "curves": curves_part(runs, grid, figures),
         "one_seed": one_seed(records, figures),
@@ -110,6 +111,16 @@ def tiers_part(runs: Sequence[Run], grid: Grid, figures: Path) -> str:
         parts.append(figure(path, alt, f"{TINY}. The first tier's methods stand on top, on the same seeds. A bar that "
                                        "leaves its panel goes on; no side is named from fewer than five seeds."))
     return "\n".join(parts)
+
+
+def long_part(runs: Sequence[Run], figures: Path) -> str:
+    """The runs of 900 steps over training, and how they differ at their end; words where there are none."""
+    shown = study_page.long_runs(runs)
+    if shown is None:
+        return "No run of 900 steps is here yet.\n"
+    path, alt = figures / f"{study_page.LONG_NAME}.png", " ".join(shown.told)
+    save(shown.fig, path, alt)
+    return f"{figure(path, alt, f'{TINY}.')}\n{bullets([*shown.told, *study_page.long_sentences(shown)])}"
 
 
 def effects_part(study: Path) -> str:

@@ -16,7 +16,7 @@ from lrt.study import claims
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story
 from lrt.study import tables as study_tables
-from lrt.study.effects import Effect, against_plain
+from lrt.study.effects import Effect, against_plain, versus
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import mean, measure
@@ -26,7 +26,8 @@ from lrt.study.verdicts import decided, lead, prevents
 from lrt.style import look, save
 
 LISTENERS = ("listener_base", "listener_reader")
-NAME = "study_effects"  # of the picture, as notebook 06 calls it
+LONG = "grpo_long", "reader_long"
+NAME, LONG_NAME = "study_effects", "study_long"  # of the pictures, as notebook 06 calls them
 HOW = ("A dot is one seed: its run minus plain GRPO's run of that seed. Bars: 95 % intervals over seeds and prompts. "
        "Reader: a listener that passed a reading test; rule: pays if the trace's own verdict is the vote, no model; "
        "permuted: the reader's numbers, dealt out at random; llava: a listener that rewards nobody.")
@@ -55,7 +56,7 @@ def paragraphs(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim],
 def three_words(runs: Sequence[Run], flips: Sequence[Effect], matched: Sequence[Effect]) -> list[str]:
     """prevents, delays or neither, for each listener: its effects at the last step and at matched accuracy, and those
     of the runs of 900 steps, which the plan has for the reader alone."""
-    longer = [run for run in runs if run.cell.method in ("grpo_long", "reader_long")]
+    longer = [run for run in runs if run.cell.method in LONG]
     long = {"listener_reader": against_plain(longer, "grpo_long", ["flip"])}
     return [prevents(flips, matched, long.get(method, []), method) for method in LISTENERS]
 
@@ -87,15 +88,16 @@ def draw(runs: Sequence[Run], grid: Grid, folder: str | Path) -> Path | None:
 
 @dataclass(frozen=True)
 class LaterTier:
-    """What a tier that decides nothing shows."""
+    """What runs show that decide nothing."""
 
     effects: list[Effect]  # of its own methods, against their plain GRPO
     told: list[str]  # from where to where the means go; also the figure's words
-    fig: Figure | None  # its methods below those of the first tier, on the same seeds; None if nothing compares
+    fig: Figure | None  # None if nothing compares
 
 
 def later_tier(runs: Sequence[Run], grid: Grid, tier: str) -> LaterTier | None:
-    """A later tier's differences from plain GRPO at the last step; None if none of its runs is there."""
+    """A later tier's differences from plain GRPO at the last step, below those of the first tier on the same seeds.
+    None if none of its runs is there."""
     beside = study_tables.beside_first(runs, grid, tier)
     if not beside:
         return None
@@ -105,6 +107,23 @@ def later_tier(runs: Sequence[Run], grid: Grid, tier: str) -> LaterTier | None:
     fig = study_plots.at_the_end(table, effects, title, grid.labels) if len(table) else None
     own = [e for e in effects if e.method not in grid.tiers[0].methods]
     return LaterTier(own, study_story.ranged(effects, grid.labels), fig)
+
+
+def long_runs(runs: Sequence[Run]) -> LaterTier | None:
+    """The runs of 900 steps over training, and the reader's against plain GRPO's at their end; None without any."""
+    own = [run for run in runs if run.cell.method in LONG]
+    if not own:
+        return None
+    names = study_tables.measured(own, ["flip", "in_distribution", f"contradiction/{study_tables.JUDGE}", "told"])
+    table, (plain, reader) = study_tables.curves(own, names), LONG
+    told = [study_story.over_training(table, name) for name in names]
+    effects = [e for e in versus(own, reader, plain, ["conflict", *names]) if e.seeds]
+    return LaterTier(effects, told, study_plots.over_training(table, "900 steps", plain=plain))
+
+
+def long_sentences(shown: LaterTier) -> list[str]:
+    """The reader's runs against plain GRPO's after 900 steps, measure by measure."""
+    return [text for e in shown.effects for text in study_story.effect_sentences([e], e.measure)]
 
 
 def whole() -> tuple[list[Run], Grid, list[claims.Claim]]:
@@ -119,7 +138,17 @@ def readme_block(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim])
     picture = f"![{alt}](book/figures/{NAME}.png)"
     lines = "\n".join(f"- {text}" for text in paragraphs(runs, grid, asked, details=False))
     return (f"{MARKS[0]}\n{picture}\n\n*Tiny world, every run of it trained here. {HOW}*\n\n{lines}\n\n{levels(main)}"
-            f"{MARKS[1]}")
+            f"{_long_block(runs)}{MARKS[1]}")
+
+
+def _long_block(runs: Sequence[Run]) -> str:
+    """The README's part on the runs of 900 steps; "" without any that compare."""
+    shown = long_runs(runs)
+    if shown is None or not shown.effects:
+        return ""
+    lines = "\n".join(f"- {text}" for text in long_sentences(shown))
+    return (f"\n**Three times as long** (tiny world; added to the plan later; no control was run for 900 steps):\n\n"
+            f"![{' '.join(shown.told)}](book/figures/{LONG_NAME}.png)\n\n{lines}\n")
 
 
 def in_readme(text: str, block: str) -> str:
@@ -133,5 +162,7 @@ def in_readme(text: str, block: str) -> str:
 if __name__ == "__main__":
     found, root = whole(), Path(__file__).resolve().parents[2]
     draw(*found[:2], root / "book" / "figures")
+    if long := long_runs(found[0]):
+        save(long.fig, root / "book" / "figures" / f"{LONG_NAME}.png", " ".join(long.told))
     readme = root / "README.md"
     write_text(readme, in_readme(readme.read_text(encoding="utf-8"), readme_block(*found)))
