@@ -252,7 +252,7 @@ def test_claims_table_says_what_it_stands_on(tmp_path):
     first, _, head, _, *rows = text.splitlines()
     assert first.startswith("12 runs in the tiny world: 3 methods, seeds 0 to 3.")
     assert [cell.strip() for cell in head.split("|")][1:-1] == [
-        "claim", "predicted", "against", "its level, %", "effect, points", "pairs", "seeds", "p (Holm)", "verdict"]
+        "claim", "predicted", "against", "level of that, %", "effect, points", "pairs", "seeds", "p (Holm)", "verdict"]
     assert rows[0] == ("| **R1** Answers flip less often | lower | GRPO | 100.0 | -100.0 [-100.0, -100.0] | 12 | 4 | "
                        "0.0004 | so far, with 4 of 10 seeds: **not supported** in the tiny world |")
     assert rows[1] == "| R1 | lower | rule | 0.0 | +0.0 [+0.0, +0.0] | 12 | 4 | 1.0000 |  |"
