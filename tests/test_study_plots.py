@@ -458,8 +458,7 @@ def test_every_seed_is_a_point_at_the_end(runs):
 
 def test_many_methods_have_their_labels_and_bars_of_few_seeds_hide_nothing(dials):
     plan = grid.read_grid()
-    table, found = (of(dials, names, plan) for of, names in
-                    ((tables.differences, ["flip"]), (lambda r, n, g: against_plain(r, measures=n, grid=g), ["flip"])))
+    table, found = tables.differences(dials, ["flip"], plan), against_plain(dials, measures=["flip"], grid=plan)
     [ax] = study_plots.at_the_end(table, found, "Later", plan.labels).axes
     drawn = [t.get_text().replace("\n", " ") for t in ax.get_yticklabels()]
     assert drawn[0] == "base as listener" and plan.labels["truth"] in drawn
