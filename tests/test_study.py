@@ -225,6 +225,23 @@ def test_a_process_that_outlives_its_study_keeps_the_folder(fake):
     run(fake, cells("a.s0"))
 
 
+def test_the_bar_begins_where_an_interrupted_run_goes_on_and_not_where_its_log_ended(fake):
+    (cell,) = cells("endless.s0")
+    out = fake / "runs" / cell.name
+    log = wrote(out / "log.jsonl", "".join(f'{{"step": {n}}}\n' for n in range(1, 31)))
+    os.utime(log, (1, 1))
+    with only_run(fake / "runs") as lock:
+        pool = study._Pool([cell], fake / "runs", fake / "logs", 1, print, lock)
+    assert pool.bar.n == 0  # no checkpoint: from the beginning
+    since = time.time() - 60
+    assert pool._steps(cell.name, since) == 0
+    log.write_text('{"step": 1}\n{"step": 2}\n')
+    assert pool._steps(cell.name, since) == 2
+    pool.bar.close()
+    (out / "done.json").write_text("{}")
+    assert study.resumed_at(replace(cell, steps=300), out) == 300
+
+
 # --- the real thing
 
 

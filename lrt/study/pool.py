@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 from tqdm import tqdm
 
+from lrt.checkpoints import last_checkpoint
 from lrt.course.jobs import OFFLINE, only_run, stops_when_told
 from lrt.files import write_json
 from lrt.models import data_dir, find
@@ -84,7 +85,7 @@ class _Pool:
         self.waiting, self.runs, self.logs, self.jobs, self.say, self.lock = list(todo), runs, logs, jobs, say, lock
         self.running: dict[str, tuple[Cell, subprocess.Popen, float]] = {}
         self.failed: list[Cell] = []
-        self.total, self.done = len(todo), {cell.name: self._steps(cell) for cell in todo}
+        self.total, self.done = len(todo), {cell.name: resumed_at(cell, runs / cell.name) for cell in todo}
         first, steps = sum(self.done.values()), sum(cell.steps for cell in todo)
         self.bar = tqdm(total=steps, initial=first, unit="step", file=sys.stderr, mininterval=1.0, disable=not todo)
 
@@ -119,7 +120,7 @@ class _Pool:
 
     def _look(self) -> None:
         for name, (cell, process, since) in list(self.running.items()):
-            self.done[name] = self._steps(cell)
+            self.done[name] = self._steps(name, since)
             if process.poll() is None:
                 continue
             del self.running[name]
@@ -135,9 +136,17 @@ class _Pool:
         self.bar.set_description(f"{ended} of {self.total} runs", refresh=False)
         self.bar.update(sum(self.done.values()) - self.bar.n)
 
-    def _steps(self, cell: Cell) -> int:
-        lines = read_log(self.runs / cell.name)
+    def _steps(self, name: str, since: float) -> int:
+        log = self.runs / name / "log.jsonl"
+        if not log.exists() or log.stat().st_mtime < since:  # as an earlier process left it: its last steps come again
+            return self.done[name]
+        lines = read_log(log.parent)
         return lines[-1]["step"] if lines else 0
+
+
+def resumed_at(cell: Cell, out: Path) -> int:
+    """The step from which an unfinished run goes on: all of them where only its last measurement is missing."""
+    return cell.steps if (out / "done.json").exists() else last_checkpoint(out)[1]
 
 
 def check_unfinished(cell: Cell, out: Path) -> None:
