@@ -159,6 +159,13 @@ def test_the_studys_baselines_share_what_they_can_with_plain_grpo():
     assert {grid.cell(name, 0).trainer for name in equal} >= {"sft_answer", "sft_trace", "dpo"}
 
 
+def test_a_tier_may_say_which_methods_answer_what(read):
+    asked = {"For how long?": ("long",), "And heard?": ("listened", "plain")}
+    text = "questions = {'For how long?' = ['long'], 'And heard?' = ['listened', 'plain']}"
+    first, second = read(GOOD.replace('methods = ["listened", "long"]', text)).tiers
+    assert second.questions == asked and second.methods == ("long", "listened", "plain") and first.questions == {}
+
+
 def test_quick_is_the_same_run_in_short(read):
     grid = read(GOOD)
     for cell in grid.cells():
@@ -218,6 +225,10 @@ ERRORS = {  # what is replaced, by what, what the error must name
     "a tier without methods": ('methods = ["listened", "long"]', "", "tier second, methods: a list"),
     "a tier of no methods": ('methods = ["listened", "long"]', "methods = []", "tier second, methods: a list"),
     "a tier of one method's name": ('methods = ["listened", "long"]', 'methods = "long"', "tier second, methods: a li"),
+    "methods besides questions": ("seeds = 3", 'seeds = 3\nquestions = {"How?" = ["long"]}', "methods, or questions"),
+    "questions without methods": ('methods = ["listened", "long"]', 'questions = {"How?" = []}', "second, methods: "),
+    "a question with one name": ('methods = ["listened", "long"]', 'questions = {"How?" = "long"}', "list of .* 'How?"),
+    "questions no table": ('methods = ["listened", "long"]', 'questions = ["long"]', "tier second, questions: a table"),
     "a tier of an unknown method": ('"listened", "long"]', '"listened", "lnog"]', "tier second: no method 'lnog'"),
     "a tier without seeds": ("seeds = 3", "", "tier second: seeds is how many there are, at least 1, not None"),
     "no seed": ("seeds = 3", "seeds = 0", "tier second: seeds .* not 0"),

@@ -49,7 +49,8 @@ def test_a_later_tier_stands_below_the_first_and_tells_its_own_effects(tmp_path)
     runs, plan = read_runs(tmp_path), read_grid()
     shown = study_page.later_tier(runs, plan, "2")
     rows = [label.get_text() for label in shown.fig.axes[0].get_yticklabels()]
-    assert rows == ["rule", plan.labels["truth"]] and {e.method for e in shown.effects} == {"truth"}
+    assert rows == ["The first tier, same seeds", "rule", "And without a listener?", plan.labels["truth"]]
+    assert "*" not in shown.fig.get_suptitle() and {e.method for e in shown.effects} == {"truth"}
     assert any(text.startswith("Answers that flip: means ") for text in shown.told)
     assert study_page.later_tier(runs, plan, "3") is None
     alone = study_page.later_tier([run for run in runs if run.cell.method == "truth"], plan, "2")

@@ -470,6 +470,17 @@ def test_many_methods_have_their_labels_and_bars_of_few_seeds_hide_nothing(dials
     assert [bool(bar[2]) for _, bar in sorted(bars.items())] == [True] * 4 + [False] * 3  # 3, 3, 3, 3, 1, 2 and 2 seeds
 
 
+def test_methods_stand_below_the_question_that_they_answer(dials):
+    plan = grid.read_grid()
+    table, found = tables.differences(dials, ["flip"], plan), against_plain(dials, measures=["flip"], grid=plan)
+    asked = {"Which dial?": ["reader_dial_50"], "Nobody here": ["entropy"], "Which control?": ["rule", "permuted"]}
+    [ax] = study_plots.at_the_end(table, found, "Later", plan.labels, asked).axes
+    ticks = [(t.get_text(), t.get_fontweight()) for t in ax.get_yticklabels()]
+    assert [text for text, weight in ticks if weight == "bold"] == ["Which dial?", "Which control?"]
+    assert [text for text, _ in ticks] == ["Which dial?", "reader, dial 0.5 *", "Which control?", "rule", "permuted"]
+    assert sorted(bar[0].get_ydata()[0] for bar in ax.containers) == pytest.approx([1 - 0.1, 3 - 0.1, 4 - 0.1])
+
+
 def test_claims_are_drawn_with_what_was_predicted_to_the_right():
     claim = Claim("R1", "about", "Answers flip less often", "listener_reader", ("grpo", "rule"), "flip", "lower")
     against = (Comparison("grpo", -0.2, -0.3, -0.11, 0.001, 0.002, 40, (0, 1)),

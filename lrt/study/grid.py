@@ -3,6 +3,7 @@
     [defaults]               what every run shares; its keys are the fields of `Cell`
     [methods.NAME]           what a method changes; `like = "OTHER"` begins from another method's changes
     [tiers.NAME]             seeds = 10, methods = ["grpo", ...], why = "..."
+    [tiers.NAME.questions]   instead of methods: "what it asks" = ["method", ...], in the order of figures
 
 A run is a `Cell`: a method with a seed. The seed chooses the training pairs, the order of rows, all sampling, and the
 base model (`bases[seed % len(bases)]`), so that methods are compared within a seed.
@@ -17,7 +18,7 @@ from typing import Any, get_args, get_origin
 
 from lrt.models import data_dir
 
-TABLES, OF_TIER = ("defaults", "methods", "tiers"), ("seeds", "methods", "why")
+TABLES, OF_TIER = ("defaults", "methods", "tiers"), ("seeds", "methods", "questions", "why")
 TRAINERS = ("grpo", "sft_answer", "sft_trace", "bradley_terry", "dpo")  # the last four: `lrt.study.baselines`
 CHOICES = {"scale_rewards": ("group", "batch", "none"), "aggregation": ("sum_then_normalize", "normalize_then_sum"),
            "trainer": TRAINERS}
@@ -87,6 +88,7 @@ class Tier:
     seeds: tuple[int, ...]
     methods: tuple[str, ...]
     why: str
+    questions: dict[str, tuple[str, ...]]  # question -> the methods that answer it; {} where there is only one
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,12 @@ def _fits(value: Any, kind: Any) -> bool:
 def _tier(name: str, tier: Any, changes: dict, path: Path) -> Tier:
     where = f"{path}, tier {name}"
     _check_keys(_table(tier, where), OF_TIER, where)
-    methods, seeds = tier.get("methods"), tier.get("seeds")
+    if len({"methods", "questions"} & set(tier)) == 2:
+        raise ValueError(f"{where}: methods, or questions with methods, not both")
+    questions = _table(tier.get("questions", {}), f"{where}, questions")
+    if bad := [text for text, own in questions.items() if not _fits(own, tuple[str, ...])]:
+        raise ValueError(f"{where}, questions: a list of methods for {bad[0]!r}, not {questions[bad[0]]!r}")
+    methods, seeds = tier.get("methods") or [m for own in questions.values() for m in own], tier.get("seeds")
     why = tier.get("why", "")
     if not methods or not _fits(methods, tuple[str, ...]):
         raise ValueError(f"{where}, methods: a list of at least one method, not {methods!r}")
@@ -216,7 +223,7 @@ def _tier(name: str, tier: Any, changes: dict, path: Path) -> Tier:
         raise ValueError(f"{where}: seeds is how many there are, at least 1, not {seeds!r}")
     if not _fits(why, str):
         raise ValueError(f"{where}, why: {why!r} does not fit")
-    return Tier(name, tuple(range(seeds)), tuple(methods), why)
+    return Tier(name, tuple(range(seeds)), tuple(methods), why, {text: tuple(own) for text, own in questions.items()})
 
 
 def quick(cell: Cell) -> Cell:

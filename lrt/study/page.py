@@ -98,13 +98,16 @@ class LaterTier:
 def later_tier(runs: Sequence[Run], grid: Grid, tier: str) -> LaterTier | None:
     """A later tier's differences from plain GRPO at the last step, below those of the first tier on the same seeds.
     None if none of its runs is there."""
+    [asked] = [t for t in grid.tiers if t.name == tier]
     beside = study_tables.beside_first(runs, grid, tier)
     if not beside:
         return None
     names = study_tables.measured(beside)
     effects, table = against_plain(beside, measures=names, grid=grid), study_tables.differences(beside, names, grid)
-    title = f"Tier {tier}, against plain GRPO (*: of the same settings)"
-    fig = study_plots.at_the_end(table, effects, title, grid.labels) if len(table) else None
+    starred = any(e.reference != study_tables.PLAIN for e in effects)
+    title = f"Tier {tier}, against plain GRPO{' (*: of the same settings)' * starred}"
+    groups = {"The first tier, same seeds": grid.tiers[0].methods} | asked.questions if asked.questions else None
+    fig = study_plots.at_the_end(table, effects, title, grid.labels, groups) if len(table) else None
     own = [e for e in effects if e.method not in grid.tiers[0].methods]
     return LaterTier(own, study_story.ranged(effects, grid.labels), fig)
 

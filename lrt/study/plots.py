@@ -108,18 +108,21 @@ def over_training(table: pd.DataFrame, title: str = "Over training", plain: str 
 
 
 def at_the_end(table: pd.DataFrame, effects: Sequence[Effect], what: str = "Against plain GRPO at the last step",
-               labels: Mapping[str, str] | None = None):
+               labels: Mapping[str, str] | None = None, groups: Mapping[str, Sequence[str]] | None = None):
     """Differences from plain GRPO at the last step, a panel a measure: every seed a point, the mean with the interval
     over seeds and prompts, where there are seeds enough for one. table: `study_tables.differences`; effects:
-    `effects.against_plain`; labels: names of the methods that all figures draw in grey (`words.label_of`). A star
-    marks a method that is held against plain GRPO of its own settings: say so in the title, `what`."""
+    `effects.against_plain`; labels: names of the methods that all figures draw in grey (`words.label_of`); groups:
+    heading -> the methods below it. A star marks a method that is held against plain GRPO of its own settings: say so
+    in the title, `what`."""
     something(table, "differences")
     names, methods = list(table["measure"].unique()), in_order(table["method"])
+    there = {heading: [m for m in own if m in methods] for heading, own in (groups or {"": methods}).items()}
+    rows = [row for heading, own in there.items() if own for row in ([heading] if heading else []) + own]
     title = titled(what, table, "dots: single runs; bars: over seeds and prompts")
-    size = (8.6, 1.6 + 0.5 * len(methods)) if len(methods) < 8 else (9.8, 1.8 + 0.34 * len(methods))
+    size = (8.6, 1.6 + 0.5 * len(rows)) if len(rows) < 8 else (9.8, 1.8 + 0.34 * len(rows))
     fig, axes = figure(title, 1, len(names), size=size, sharey=True)
     for ax, name in zip(axes[0], names, strict=True):
-        for y, method in enumerate(methods):
+        for y, method in enumerate(rows):
             own = table[(table["measure"] == name) & (table["method"] == method)]
             _, colour, marker = look(method)
             ax.plot(own["value"], np.full(len(own), y + 0.2), ".", color=colour, alpha=0.6, markersize=5)
@@ -137,9 +140,11 @@ def at_the_end(table: pd.DataFrame, effects: Sequence[Effect], what: str = "Agai
         ax.tick_params(labelsize=8.5)
         percent(ax.xaxis)
     starred = {e.method for e in effects if e.reference != PLAIN}
-    axes[0, 0].set_yticks(range(len(methods)), [words(label_of(m, labels or {}) + " *" * (m in starred), 34)
-                                                for m in methods])
-    axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+    said = [row if row in there else words(label_of(row, labels or {}) + " *" * (row in starred), 34) for row in rows]
+    axes[0, 0].set_yticks(range(len(rows)), said)
+    axes[0, 0].set_ylim(len(rows) - 0.5, -0.5)
+    for row, tick in zip(rows, axes[0, 0].get_yticklabels(), strict=True):
+        tick.set_fontweight("bold" if row in there else "normal")
     return fig
 
 
