@@ -2,6 +2,9 @@
 
     loss = -log sigmoid(beta (log pi(y_w)/pi_0(y_w) - log pi(y_l)/pi_0(y_l)))
 
+It pays for the difference alone: both completions may become unlikely (arXiv 2410.08847). `sft_weight` adds the mean of
+-log pi over the chosen completions' tokens, which holds y_w up (arXiv 2404.19733).
+
 The two completions of a pair come from the model that training begins with, sampled once: y_w gives the answer that the
 vote names, y_l the other one, both in the right format. So it learns from the same labels as GRPO, with text that the
 model wrote itself, but off-policy: nothing is sampled again while it learns.
@@ -39,6 +42,7 @@ class DPOSettings:
     pairs_per_step: int = 8  # pairs an optimiser step, two completions each
     lr: float = 5e-5  # constant
     beta: float = 0.1  # how much a departure from the first model counts: TRL's default
+    sft_weight: float = 0.0  # of the SFT term on the chosen completions
     samples: int = 4  # completions a pair, sampled before training; two of them are used
     temperature: float = 1.0  # of sampling
     max_new_tokens: int = 64  # a completion is cut here
@@ -51,8 +55,9 @@ class DPOSettings:
     log_every: int = 1  # steps a record of the log; several are averaged
 
     def __post_init__(self):
-        if self.samples < 2 or self.beta <= 0:
-            raise ValueError(f"samples must be at least 2 and beta above 0, not {self.samples} and {self.beta}")
+        if self.samples < 2 or self.beta <= 0 or self.sft_weight < 0:
+            raise ValueError(f"samples must be at least 2, beta above 0 and sft_weight 0 or more, not {self.samples}, "
+                             f"{self.beta} and {self.sft_weight}")
         check_settings(self)
 
 
@@ -160,6 +165,8 @@ def trl_config(settings: DPOSettings, out: str | Path, device: torch.device) -> 
         per_device_train_batch_size=settings.pairs_per_step,
         train_sampling_strategy="sequential",
         beta=settings.beta,
+        loss_type=["sigmoid", "sft"] if settings.sft_weight else ["sigmoid"],
+        loss_weights=[1.0, settings.sft_weight] if settings.sft_weight else None,
         max_length=None,  # the default would cut through the image tokens of a real pair
     )
 

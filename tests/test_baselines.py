@@ -133,10 +133,10 @@ def test_a_baseline_takes_no_reward(tmp_path):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_setting_of_a_baseline_reaches_its_trainer(name):
-    cell = replace(baseline(name), steps=6, pairs_per_step=10, lr=0.5, beta=0.25, num_generations=3, max_new_tokens=7,
-                   seed=9, measure_every=3, balance_votes=True)  # fmt: skip
+    cell = replace(baseline(name), steps=6, pairs_per_step=10, lr=0.5, beta=0.25, sft_weight=0.5, num_generations=3,
+                   max_new_tokens=7, seed=9, measure_every=3, balance_votes=True)  # fmt: skip
     settings = vars(settings_of(cell))
     expected = {"steps": 6, "pairs_per_step": 10, "lr": 0.5, "seed": 9, "save_every": 3, "balance_votes": True}
     if name == "dpo":
-        expected |= {"beta": 0.25, "samples": 3, "max_new_tokens": 7}
+        expected |= {"beta": 0.25, "sft_weight": 0.5, "samples": 3, "max_new_tokens": 7}
     assert {k: settings[k] for k in expected} == expected

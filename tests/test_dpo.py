@@ -117,31 +117,40 @@ def test_rows_hold_chat_both_completions_and_images_in_order(base):
 
 
 def log_p(loaded, prompt, images, text):
-    """log-probability of a completion, its end of turn included."""
+    """log-probability of a completion, its end of turn included, and its number of tokens."""
     both = loaded.chat(prompt) + " " + text + loaded.tokenizer.eos_token
     inputs = loaded.processor(text=[both], images=[list(images)], return_tensors="pt").to(loaded.device)
     n = len(loaded.tokenizer(text)["input_ids"]) + 1
     with torch.no_grad():
         logp = loaded.model(**inputs).logits[0, -n - 1 : -1].log_softmax(-1)
-    return logp.gather(-1, inputs["input_ids"][0, -n:, None]).sum().item()
+    return logp.gather(-1, inputs["input_ids"][0, -n:, None]).sum().item(), n
+
+
+def sft_term(loaded, preferred):
+    """Mean of -log p over all tokens of the chosen completions."""
+    found = [log_p(loaded, row["prompt"], row["images"], row["chosen"]) for row in preferred]
+    return -sum(logp for logp, _ in found) / sum(n for _, n in found)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_loss_is_dpos_against_the_first_model(base, tmp_path, talks, device):
-    """Two steps on the same pair: at the first the loss is log 2, at the second it is computed by hand, from the model
-    after one step and the one on disk. So the reference has not moved."""
-    settings = {"pairs_per_step": 2, "lr": 1e-2, "beta": 0.3, "samples": 2, "max_new_tokens": 12, "seed": 3}
+@pytest.mark.parametrize("sft_weight", [0.0, 0.7])
+def test_the_loss_is_dpos_against_the_first_model(base, tmp_path, talks, device, sft_weight):
+    """Two steps on the same pair: at the first DPO's loss is log 2, at the second it is computed by hand, from the
+    model after one step and the one on disk. So the reference has not moved. The SFT term comes on top."""
+    settings = {"pairs_per_step": 2, "lr": 1e-2, "beta": 0.3, "sft_weight": sft_weight, "samples": 2,
+                "max_new_tokens": 12, "seed": 3}
     pairs = PAIRS.select([0, 1])
     after_one, *_ = train(base, tmp_path / "one", device, DPOSettings(steps=1, **settings), pairs=pairs)
     _, log, samples, preferred = train(base, tmp_path / "two", device, DPOSettings(steps=2, **settings), pairs=pairs)
-    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and log[0]["rewards/margins"] == 0
     first, losses = load(base, device, torch.float32), []
+    at_first = sft_weight * sft_term(first, preferred)
+    assert log[0]["loss"] - at_first == pytest.approx(math.log(2), abs=1e-4) and log[0]["rewards/margins"] == 0
     for row in preferred:
-        ratios = [log_p(after_one, row["prompt"], row["images"], row[side])
-                  - log_p(first, row["prompt"], row["images"], row[side]) for side in ("chosen", "rejected")]
+        ratios = [log_p(after_one, row["prompt"], row["images"], row[side])[0]
+                  - log_p(first, row["prompt"], row["images"], row[side])[0] for side in ("chosen", "rejected")]
         losses.append(math.log1p(math.exp(-0.3 * (ratios[0] - ratios[1]))))
-    assert abs(sum(losses) / 2 - math.log(2)) > 0.01  # it has moved
-    assert log[1]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-3)
+    assert max(abs(loss - math.log(2)) for loss in losses) > 0.01  # it has moved
+    assert log[1]["loss"] == pytest.approx(sum(losses) / 2 + sft_weight * sft_term(after_one, preferred), rel=1e-3)
     assert log[1]["loss"] < log[0]["loss"]
 
 
@@ -182,7 +191,7 @@ def test_an_adapter_is_refused(base, tmp_path):
         train_dpo(loaded, PAIRS, SETTINGS, tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"samples": 1}, {"beta": 0.0}, {"precision": "int8"}])
+@pytest.mark.parametrize("wrong", [{"samples": 1}, {"beta": 0.0}, {"sft_weight": -1.0}, {"precision": "int8"}])
 def test_settings_that_make_no_run(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DPOSettings(**wrong)

@@ -48,7 +48,8 @@ def settings_of(cell: Cell) -> SFTSettings | BTSettings | DPOSettings:
         return BTSettings(**shared)
     if cell.trainer != "dpo":
         raise ValueError(f"{cell.method}: {cell.trainer!r} is no baseline; see lrt.study.baselines")
-    own = {"beta": cell.beta, "samples": cell.num_generations, "max_new_tokens": cell.max_new_tokens}
+    own = {"beta": cell.beta, "sft_weight": cell.sft_weight, "samples": cell.num_generations,
+           "max_new_tokens": cell.max_new_tokens}
     return DPOSettings(**shared, **own)
 
 

@@ -45,6 +45,7 @@ class Cell:
     lr: float = 5e-5
     beta: float = 0.0  # weight of the KL to the base; DPO's beta
     entropy_coef: float = 0.0  # weight of an entropy bonus
+    sft_weight: float = 0.0  # DPO: of an SFT term on the chosen completions
     scale_rewards: str = "group"
     aggregation: str = "sum_then_normalize"
     measure_every: int = 25  # steps between measurements
