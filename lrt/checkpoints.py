@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
-from lrt.models import Loaded, without_vision_gradients
+from lrt.models import Loaded, merged, without_vision_gradients
 from lrt.prompts import TINY_WORDING
 
 # Attention and MLP of the language model, by the names that Qwen's and LLaVA's classes share; never the vision tower.
@@ -29,10 +29,12 @@ def with_adapter(loaded: Loaded, rank: int, seed: int = 0) -> Loaded:
     """The model with a fresh LoRA adapter on its language model; rank 0 gives it back as it is.
 
     The base is frozen and, with the adapter off (`model.disable_adapter()`), computes what it did before: the paper's
-    listener without a second copy. The adapter starts as zero, so at first nothing changes.
+    listener without a second copy. The adapter starts as zero, so at first nothing changes. One that the model has
+    already (of an SFT run, say) becomes part of that base: `models.merged`.
     """
     if not rank:
         return loaded
+    loaded = replace(loaded, model=merged(loaded.model, loaded.name))
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LINEAR)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -12,6 +12,7 @@ What is simpler here than in a large run, and why:
 """
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -212,8 +213,8 @@ def train_grpo(
     them for `models.load`. `on_step(step, total, record)` replaces the progress bar. Reward functions have TRL's form
     (see `lrt.rewards`); what they draw from the global generators is seeded by the step.
 
-    Raises ValueError if `out_dir` was started with other settings, pairs, rewards or weights, for a frozen model, and
-    for too few pairs.
+    Raises ValueError if `out_dir` was started with other settings, pairs, rewards, listeners or weights, for a frozen
+    model, and for too few pairs.
     """
 
     def make_trainer(watch: Watch) -> GRPOTrainer:
@@ -221,7 +222,6 @@ def train_grpo(
         trainer = build_trainer(loaded, pairs, timed, weights, settings, out_dir, [watch, *callbacks])
         loaded.model.generate = watch.timed("generate", loaded.model.generate)
         if not rank():
-            # Not part of what a resumed run is checked against: a server may have moved.
             write_json(Path(out_dir) / "listeners.json", who_listens(reward_funcs))
         return trainer
 
@@ -232,4 +232,7 @@ def train_grpo(
         "weights": list(weights),
         "pairs": pairs_id(pairs),
     }
+    if heard := who_listens(reward_funcs):  # without the address of a server, which may have moved
+        call["listeners"] = [{**one, "listeners": [re.sub(r" at \S+", "", name) for name in one["listeners"]]}
+                             for one in heard]
     return run(loaded, make_trainer, call, settings.seed, settings.steps, out_dir, on_step)

@@ -167,11 +167,24 @@ def _load_adapter(name: str, where: str, config: Path, device, dtype, trainable:
     if not _file(where, "adapter_model.safetensors", revision):
         raise ValueError(f"{name}: no adapter_model.safetensors; pickled weights (.bin) are not read")
     base = load(said["base_model_name_or_path"], device, dtype, False, said.get("revision"), four_bit, max_pixels)
-    model = PeftModel.from_pretrained(base.model, where, is_trainable=trainable, **({"revision": revision} if revision
-                                      else {}))
+    of = {"revision": revision} if revision else {}
+    model = PeftModel.from_pretrained(merged(base.model, base.name), where, is_trainable=trainable, **of)
     without_vision_gradients(model)
     loaded = Loaded(name, model, base.processor, base.wording, base.sees)
     return loaded if trainable else frozen(loaded)
+
+
+def merged(model, name: str):
+    """The model with its adapter, if it has one, added to its weights: a second adapter put on a first one would take
+    its place. ValueError on weights in 4 bits, where the sum would be rounded."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return model
+    if getattr(model, "is_loaded_in_4bit", False):
+        raise ValueError(f"{name} is an adapter on weights in 4 bits, and cannot become part of them without loss: "
+                         "begin from whole weights, or load it with weights=bf16")
+    return model.merge_and_unload()
 
 
 def without_vision_gradients(model) -> None:

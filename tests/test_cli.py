@@ -181,7 +181,11 @@ def test_evaluate_takes_a_folder(model, folder, tmp_path):
         (own / name).write_bytes((folder / name).read_bytes())
     line = json.loads((folder / "pairs.jsonl").read_text().splitlines()[0])
     (own / "pairs.jsonl").write_text(json.dumps(line) + "\n")
-    assert "folder" in lrt(*start, "--pairs", own).stdout
+    said = lrt(*start, "--pairs", own, "--out", tmp_path / "records.json").stdout
+    assert "folder" in said and "right, images exchanged" in said and 'answers "1"' in said
+    of = {record.metric: record for record in load_records(tmp_path / "records.json")}
+    assert {"accuracy", "parsable", "accuracy_reverse", "accuracy_consistent", "same_answer"} <= set(of)
+    assert of["accuracy"].value == of["accuracy_forward"].value and of["accuracy"].n == 1
     (own / "pairs.jsonl").write_text(json.dumps({**line, "prompt": "a cat"}) + "\n")
     assert "pair 'folder/1': " in refusal(*start, "--pairs", own)
 

@@ -10,6 +10,7 @@ from tiny_runs import DEVICES, assert_same_weights, build, changed, saved, untim
 from lrt import grpo, models
 from lrt.by_hand import capture_batch
 from lrt.checkpoints import with_adapter
+from lrt.controls import Permuted
 from lrt.grpo import GRPOSettings
 from lrt.listener import AdapterOffListener, LocalListener
 from lrt.pairs import tiny_pairs
@@ -307,6 +308,9 @@ def test_a_listener_read_from_the_reasoners_own_folder_stays_frozen(base, tmp_pa
     assert 0 < log[0]["rewards/listener_reward/mean"] < 1
     heard = json.loads((tmp_path / "run" / "listeners.json").read_text())
     assert heard == [{"reward": "listener_reward", "listeners": [listener.name], "combine": None}]
+    other = AlwaysHeard(Permuted(listener))
+    with pytest.raises(ValueError, match="listeners was .* is .*permuted"):
+        train(base, tmp_path / "run", device, [length_reward, other], shares, steps=2, max_new_tokens=6)
     assert_same_weights(weights(listener.loaded.model), listener_before)
     assert listener.p_first([p for p, _ in asked], [i for _, i in asked], traces) == before
 

@@ -160,6 +160,38 @@ def test_an_adapter_is_on_the_language_model_alone_and_its_base_is_the_model_wit
     assert with_adapter(plain, rank=0) is plain
 
 
+def learned(loaded):
+    """The model, its adapter as if it had been trained."""
+    with torch.no_grad():
+        for name, p in loaded.model.named_parameters():
+            if "lora_" in name:
+                p.normal_(std=0.5)
+    return loaded
+
+
+@pytest.mark.filterwarnings("error:You are trying to modify", "error:Already found")  # peft, of a lost first adapter
+def test_a_second_adapter_keeps_what_the_first_one_learned(tmp_path):
+    base = saved(tmp_path / "base", "qwen")
+    first = learned(with_adapter(models.load(base), rank=2))
+    save_model(first, tmp_path / "first")
+    second = with_adapter(models.load(str(tmp_path / "first")), rank=4, seed=1)
+    assert not torch.allclose(logits(first), logits(models.load(base)), atol=1e-2)
+    assert torch.allclose(logits(second), logits(first), atol=1e-4)
+    learned(second)
+    with second.model.disable_adapter():
+        assert torch.allclose(logits(second), logits(first), atol=1e-4)
+    save_model(second, tmp_path / "second")
+    again = logits(models.load(str(tmp_path / "second")))
+    assert torch.allclose(again, logits(second), atol=1e-4) and not torch.allclose(again, logits(first), atol=1e-2)
+
+
+def test_an_adapter_on_four_bits_is_not_merged(tmp_path):
+    adapted = with_adapter(models.load(saved(tmp_path / "base", "qwen")), rank=2)
+    adapted.model.get_base_model().is_loaded_in_4bit = True
+    with pytest.raises(ValueError, match="4 bits, and cannot become part of them"):
+        with_adapter(adapted, rank=2)
+
+
 def test_fingerprint_sees_what_is_trained_and_what_is_frozen_apart():
     loaded = build()
     loaded.model.model.visual.requires_grad_(False)

@@ -76,8 +76,9 @@ def evaluate(
 ):
     """Judge test pairs greedily: accuracy by split, what the tint does, and records as JSON.
 
-    Of a benchmark's files (--source) every pair is judged in both orders and scored by the benchmark's own rule, beside
-    a judge that always says "first" and the published numbers.
+    Pairs that are brought are judged in both orders of their images; a benchmark's (--source) are scored by its own
+    rule, beside a judge that always says "first" and the published numbers. One card, and from the beginning if it is
+    stopped.
     """
     from lrt import evaluate as room
     from lrt.images import one_size
@@ -114,15 +115,34 @@ def evaluate(
     if files is not None:
         refuse_unknown_pairs(loaded, splits[source])
     tokens = chosen.max_new_tokens if chosen.size or is_tiny(loaded) else tokens_for(loaded)
+    options = {"max_new_tokens": tokens, "batch": chosen.listener_batch}
     if test is not None:
-        records = _benchmark(loaded, model, test, splits[source], predictions, max_new_tokens=tokens,
-                             batch=chosen.listener_batch)
+        records = _benchmark(loaded, model, test, splits[source], predictions, **options)
+    elif files is not None:
+        records = _own(loaded, model, splits[source], **options)
     else:
         records, _ = room.evaluate(loaded, splits, model, seed=None, progress=progress, max_new_tokens=tokens)
         say(room.format_table(records))
     if out is not None:
         save_records(records, out)
         say(f"\n{len(records)} records in {out}")
+
+
+def _own(loaded, model: str, pairs, **options) -> list:
+    """Judge a folder's pairs in both orders, and say what exchanging the images does; the records."""
+    from lrt import evaluate as room
+    from lrt.metrics import both_orders
+    from lrt.story import percent
+
+    forward, reverse = room.judge_both_orders(loaded, pairs, progress=progress, **options)
+    records = room.split_records(forward, model, "folder", None)
+    records += room.to_records(both_orders(forward, reverse), model, "folder", None)
+    said = {record.metric: percent(record) for record in records if record.n}
+    names = {"accuracy_reverse": "right, images exchanged", "accuracy_consistent": "right in both orders",
+             "same_answer": "the same image in both", "first_share": 'answers "1"'}
+    orders = "; ".join(f"{name} {said.get(metric, '-')}" for metric, name in names.items())
+    say(f"{room.format_table(records)}\n\n{orders}")
+    return records
 
 
 def _benchmark(loaded, model: str, test, pairs, predictions: Path | None, **options) -> list:
