@@ -26,7 +26,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Trainer, TrainerCal
 from lrt.listener import scoring
 from lrt.models import Loaded
 from lrt.prompts import messages
-from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.rows import order_of, pairs_id, without_ties
 from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 
 
@@ -124,8 +124,7 @@ def training_rows(pairs: Dataset, settings: BTSettings) -> Dataset:
     """The pairs of a run in the order in which they are used. Ties are left out, with a warning. ValueError for fewer
     pairs than a step takes."""
     pairs = without_ties(pairs)
-    size = (settings.pairs_per_step, settings.steps, settings.seed)
-    order = balanced_order(pairs["vote"], *size) if settings.balance_votes else row_order(len(pairs), *size)
+    order = order_of(pairs["vote"], settings.pairs_per_step, settings.steps, settings.seed, settings.balance_votes)
     return pairs.select_columns(["prompt", "images", "vote"]).select(order)
 
 

@@ -28,7 +28,7 @@ from lrt.files import read_lines, write_lines
 from lrt.listener import scoring
 from lrt.models import Loaded, generate, load
 from lrt.prompts import messages, parse
-from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.rows import order_of, pairs_id, without_ties
 from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 
 BATCH = 32  # pairs that are sampled at a time, and written down together
@@ -144,8 +144,7 @@ def training_rows(preferred: Dataset, settings: DPOSettings, loaded: Loaded) -> 
     """The rows of a run in the order in which they are used: `prompt` (the chat), `chosen`, `rejected` (the
     assistant's turn), `images` (two). Chats are written when a row is read. ValueError for fewer pairs than a step
     takes."""
-    size = (settings.pairs_per_step, settings.steps, settings.seed)
-    order = balanced_order(preferred["vote"], *size) if settings.balance_votes else row_order(len(preferred), *size)
+    order = order_of(preferred["vote"], settings.pairs_per_step, settings.steps, settings.seed, settings.balance_votes)
     rows = preferred.select_columns(["prompt", "images", "chosen", "rejected"]).select(order)
 
     wording = loaded.wording  # alone: the data set pickles what the function below holds on to

@@ -53,6 +53,6 @@ def read_lines(path: Path) -> list[dict]:
     for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             continue
     return records

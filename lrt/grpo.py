@@ -12,7 +12,6 @@ What is simpler here than in a large run, and why:
 """
 
 import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from lrt.models import Loaded
 from lrt.passes import passes
 from lrt.prompts import messages
 from lrt.rewards import RewardFunction, who_listens
-from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.rows import order_of, pairs_id, without_ties
 from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, rank, run
 
 
@@ -86,16 +85,6 @@ class GRPOSettings:
 NEVER = -100.0  # the lowest bias on a logit that vLLM takes
 
 
-# Fields that runs from before did not know: left out of a run's record where they say nothing new, so that those
-# folders are still theirs (`runs.check_call`).
-LATER = {"vllm_server": None, "image_side": None}
-
-
-def said(settings: GRPOSettings) -> dict:
-    """The settings as a run's record names them."""
-    return {name: value for name, value in asdict(settings).items() if name not in LATER or value != LATER[name]}
-
-
 def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dataset:
     """The rows of a run in the order in which they are used: `pairs_per_step` a rollout.
 
@@ -105,8 +94,7 @@ def training_rows(pairs: Dataset, settings: GRPOSettings, loaded: Loaded) -> Dat
     """
     pairs = without_ties(pairs)
     rollouts = settings.steps // settings.num_iterations
-    size = (settings.pairs_per_step, rollouts, settings.seed)
-    order = balanced_order(pairs["vote"], *size) if settings.balance_votes else row_order(len(pairs), *size)
+    order = order_of(pairs["vote"], settings.pairs_per_step, rollouts, settings.seed, settings.balance_votes)
     rows = pairs.select(order).select_columns(["prompt", "images", "vote", "pair_id"])
 
     wording, side = loaded.wording, settings.image_side  # alone: the data set pickles what the function holds on to
@@ -227,12 +215,11 @@ def train_grpo(
 
     call = {
         "kind": "grpo",
-        **said(settings),
+        **asdict(settings),
         "rewards": [get_callable_name(f) for f in reward_funcs],
         "weights": list(weights),
         "pairs": pairs_id(pairs),
     }
-    if heard := who_listens(reward_funcs):  # without the address of a server, which may have moved
-        call["listeners"] = [{**one, "listeners": [re.sub(r" at \S+", "", name) for name in one["listeners"]]}
-                             for one in heard]
+    if heard := who_listens(reward_funcs):  # models, not addresses: a server may have moved
+        call["listeners"] = [{name: value for name, value in one.items() if name != "listeners"} for one in heard]
     return run(loaded, make_trainer, call, settings.seed, settings.steps, out_dir, on_step)

@@ -23,7 +23,7 @@ from lrt.grpo import GRPOSettings, train_grpo
 from lrt.listener import AdapterOffListener, Listener, LocalListener
 from lrt.models import Loaded, find, load
 from lrt.pairs import tiny_pairs
-from lrt.profiles import Profile, in_share
+from lrt.profiles import Profile
 from lrt.remote import RemoteListener
 from lrt.rewards import WEIGHTS, ListenerReward, accuracy_reward, format_reward
 from lrt.runs import OnStep
@@ -43,20 +43,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def training_pairs(settings: Profile, seed: int) -> Dataset:
     """The pairs that every method of a run learns from: tint dial 0.9, one drawn vote a pair.
 
-    ValueError for a profile of real pairs, which have to be brought: `chosen_pairs` picks what it uses of them.
+    ValueError for a profile of real pairs, which have to be brought (`lrt.real.bring`).
     """
     if settings.data != "tiny":
         raise ValueError(f"{settings.name} learns from {settings.data}: pass its pairs on (--pairs); "
                          "lrt.real.sources reads them")
     return tiny_pairs("train", settings.train_pairs, seed=seed)
-
-
-def chosen_pairs(pairs: Dataset, settings: Profile) -> Dataset:
-    """What a profile uses of the pairs brought: those of its share of prompts (`profiles.in_share`), `train_pairs` of
-    them at most."""
-    if settings.share < 1:
-        pairs = pairs.select([i for i, prompt in enumerate(pairs["prompt"]) if in_share(prompt, settings.share)])
-    return pairs.select(range(min(len(pairs), settings.train_pairs)))
 
 
 def test_splits(settings: Profile) -> dict[str, Dataset]:

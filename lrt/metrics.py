@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lrt.pairs import SPLITS
-from lrt.stats import Interval, bootstrap, cluster_means, mcnemar, paired_bootstrap
+from lrt.stats import Interval, bootstrap, mcnemar, paired_bootstrap
 from lrt.traces import read_trace, rule_verdict
 
 AGAINST = ("majority", "vote", "utility")
@@ -72,14 +72,6 @@ def rate(frame: pd.DataFrame, values) -> Interval:
 def accuracy(frame: pd.DataFrame, against: str = "majority", ties: str = "out") -> Interval:
     """Share of right answers over pairs (micro), the rule of ImageReward's own test."""
     return rate(frame, correct(frame, against, ties))
-
-
-def micro_macro(frame: pd.DataFrame, against: str = "majority") -> tuple[Interval, Interval]:
-    """(mean over pairs, mean over prompts of each prompt's mean). HPSv2 reads ImageReward's test the second
-    way."""
-    right = correct(frame, against)
-    means_C = cluster_means(right, frame["prompt_id"].to_numpy())
-    return rate(frame, right), bootstrap(means_C, np.arange(len(means_C)))
 
 
 def by_agreement(frame: pd.DataFrame, thresholds=(0.5, 0.75, 1.0)) -> list[tuple[float, Interval]]:

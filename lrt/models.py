@@ -333,13 +333,14 @@ def _ids(loaded: Loaded, texts: list[str]) -> list[list[int]]:
 def generate(loaded: Loaded, prompts: list[str], images: list, max_new_tokens: int, temperature: float = 0.0,
              seed: int = 0, batch: int = 64, starts: list[str] | None = None) -> list[str]:
     """One completion a pair, as text without the end-of-turn mark. Greedy at temperature 0; otherwise sampled, each
-    batch with a seed of its own, leaving the global generators as they were. Image tokens are never sampled.
+    batch with a seed of its own, leaving the global generators as they were. Image tokens are never sampled, and no
+    token is punished for having been said, whatever a hub model asks for: training samples so, too.
 
     With `starts` the assistant's turn begins with a given text, which should end between two words; what comes back
     is only what follows it."""
     tokenizer, texts = loaded.tokenizer, []
     starts = starts or [""] * len(prompts)
-    sampling = {"do_sample": temperature > 0}
+    sampling = {"do_sample": temperature > 0, "repetition_penalty": 1.0}
     if temperature:
         sampling |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     image_ids = [loaded.model.config.image_token_id]

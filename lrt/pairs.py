@@ -83,7 +83,6 @@ SPLITS = {
     "unseen_flaws": Split(range(96, 100), 0.5, (world.UNSEEN_SKILLED, world.UNSEEN_CLUMSY)),
     "unseen_combinations": Split(range(0, 100), 0.5, held_out=True),
 }
-TEST_SPLITS = tuple(SPLITS)[4:]
 
 
 def dataset_of(rows: list[dict]) -> Dataset:

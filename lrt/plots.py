@@ -19,6 +19,7 @@ from lrt.style import (
     SKY,
     categories,
     chance,
+    ends,
     figure,
     in_order,
     legend,
@@ -135,7 +136,8 @@ def contradiction_bars(records, metric="contradiction", split=None):
     categories(ax, wanted, _listener)
     ax.set(ylabel="contradictions (% of completions)", xlabel="listener that reads the trace")
     both = [r.high for r in records if r.metric.startswith("contradiction") and not math.isnan(r.high)]
-    ax.set_ylim(0, 1.05 * max(both, default=1))  # one axis for the verdict kept and removed
+    ax.set_ylim(-0.02, 1.05 * max(both, default=1))  # one axis for the verdict kept and removed; a rate of 0 is seen
+    chance(ax)
     percent(ax.yaxis)
     legend(fig)
     return fig
@@ -192,7 +194,7 @@ def accuracy_by_disagreement(bins, confidence=None, xlabel="disagreement: 1 - li
             _binned(top, bottom, method, table[method], j - (len(table) - 1) / 2, len(table))
         chance(top)
         percent(top.yaxis)
-        bottom.set_xlabel(name)
+        bottom.set(xlabel=name, xlim=(-0.02, 1.02))
     axes[0, 0].set_ylabel(ACCURACY)
     axes[1, 0].set_ylabel("pairs")
     legend(fig)
@@ -206,8 +208,9 @@ def _binned(top, bottom, method, bins, place, n_methods):
                                    for key in ("low", "high", "accuracy", "lo", "hi", "n"))
     middle, width = (low + high) / 2, 0.8 * (high - low) / n_methods
     x, few = middle + place * width / 3, n < 10
-    top.errorbar(x, value, np.maximum(0, [value - lo, hi - value]), color=colour, marker=marker, linewidth=1.2,
-                 capsize=2.5, label=label)
+    top.errorbar(x, value, ends(value, lo, hi), color=colour, marker=marker, capsize=2.5,
+                 linestyle="none", label=label)
+    top.plot(x[~few], value[~few], color=colour, linewidth=1.2)  # no line leads to a bin that hardly anything is in
     top.plot(x[few], value[few], marker, color="white", markeredgecolor=colour, markersize=6, zorder=4)
     bottom.bar(middle + place * width, n, width=width, color=colour)
 
@@ -218,7 +221,10 @@ def reliability_diagram(bins, ece, name="listener"):
     fig, [[top], [bottom]] = figure(title, 2, 1, size=(7, 4.6), sharex=True, height_ratios=(3, 1))
     full = [b for b in bins if b["n"]]
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    top.plot([b["confidence"] for b in full], [b["accuracy"] for b in full], "o-", color=BLUE, label=name)
+    many = [b for b in full if b["n"] >= 10]
+    top.plot([b["confidence"] for b in many], [b["accuracy"] for b in many], "o-", color=BLUE, label=name)
+    top.plot(*([b[key] for b in full if b["n"] < 10] for key in ("confidence", "accuracy")), "o", color="white",
+             markeredgecolor=BLUE, label="fewer than 10 cases")
     top.set(ylabel="came true (% of cases)", ylim=(-0.03, 1.03), xlim=(-0.02, 1.02))
     bottom.bar([(b["low"] + b["high"]) / 2 for b in bins], [b["n"] for b in bins],
                width=[0.9 * (b["high"] - b["low"]) for b in bins], color=SKY)

@@ -104,10 +104,12 @@ class ListenerReward:
 
 
 def who_listens(functions: Sequence[Callable]) -> list[dict]:
-    """The listeners behind reward functions and how they combine, by name: for a run's record. [] where none is."""
+    """The listeners behind reward functions (by name, and their models, which a server's name holds with its address),
+    how they combine, and whether they hear the verdict: for a run's record. [] where none is."""
     heard = [(f, getattr(f, "listeners", [f.listener])) for f in functions if isinstance(f, ListenerReward)]
-    return [{"reward": f.__name__, "listeners": [ear.name for ear in ears], "combine": getattr(f, "how", None)}
-            for f, ears in heard]
+    return [{"reward": f.__name__, "listeners": [ear.name for ear in ears],
+             "models": [getattr(ear, "model", ear.name) for ear in ears], "combine": getattr(f, "how", None),
+             "verdict": f.verdict} for f, ears in heard]
 
 
 @dataclass(frozen=True)
@@ -218,8 +220,7 @@ def advantages(rewards_BG, scale: str = "group", ddof: int = 1, eps: float = 1e-
         centred_BG = r_BG - np.nanmean(r_BG, axis=1, keepdims=True)
         if scale == "none":
             return np.nan_to_num(centred_BG)
-        alone = (r_BG.shape[1] if scale == "group" else r_BG.size) == 1
-        deviation = 0.0 if alone else np.nanstd(r_BG, axis=axis, ddof=ddof, keepdims=True)
+        deviation = np.nanstd(r_BG, axis=axis, ddof=ddof, keepdims=True)
         return np.nan_to_num(centred_BG / (deviation + eps))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import warnings
+from collections.abc import Sequence
 
 from datasets import Dataset
 
@@ -54,6 +55,13 @@ def balanced_order(votes: list[int], per_step: int, steps: int, seed: int) -> li
             order += first[k * half : (k + 1) * half] + second[k * half : (k + 1) * half]
         epoch += 1
     return order[: steps * per_step]
+
+
+def order_of(votes: Sequence[int], per_step: int, steps: int, seed: int, balanced: bool) -> list[int]:
+    """A run's order: `balanced_order` of the pairs with these votes, or `row_order` of as many."""
+    if balanced:
+        return balanced_order(list(votes), per_step, steps, seed)
+    return row_order(len(votes), per_step, steps, seed)
 
 
 def pairs_id(pairs: Dataset) -> str:

@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import update_wrapper
 from pathlib import Path
@@ -38,6 +38,7 @@ from lrt.models import Loaded
 
 OnStep = Callable[[int, int, dict], None]  # (step, total, the step's record)
 PRECISIONS = ("fp32", "bf16", "fp16")
+LATER = {"vllm_server": None, "image_side": None, "balance_votes": False, "sft_weight": 0.0}  # not in the first runs
 UNLOGGED = ("epoch", "num_tokens", "step_time")  # one epoch is the run; SFT's tokens restart; time_step is ours
 
 
@@ -106,6 +107,14 @@ def cut_log(out: Path, step: int) -> None:
     write_lines(out / "log.jsonl", (record for record in read_log(out) if record["step"] <= step))
 
 
+def differing(started: Mapping[str, Any], call: Mapping[str, Any]) -> list[str]:
+    """The names in which what a folder's run was started with is not what is asked for now. What runs from before
+    there was such a setting do not name (`LATER`) was as it is by default; who listened to them is not known."""
+    unknown = {name: value for name, value in {**LATER, "listeners": call.get("listeners")}.items() if name in call}
+    started = {**unknown, **started}
+    return [name for name in {**started, **call} if started.get(name) != call.get(name)]
+
+
 def check_call(out: Path, call: dict) -> None:
     """Write down what a new run was started with; ValueError if a started one was started with something else."""
     path, call = out / "settings.json", json.loads(json.dumps(call))
@@ -113,7 +122,7 @@ def check_call(out: Path, call: dict) -> None:
         write_json(path, call)
         return
     started = json.loads(path.read_text())
-    differ = [name for name in {**started, **call} if started.get(name) != call.get(name)]
+    differ = differing(started, call)
     if differ:
         what = "; ".join(f"{name} was {started.get(name)!r}, is {call.get(name)!r}" for name in differ)
         raise ValueError(f"{out} holds a run that was started differently ({what}): use another folder")

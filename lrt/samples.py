@@ -100,6 +100,8 @@ def read_samples(path: str | Path) -> list[dict]:
     """The lines of a samples.jsonl, checked: ValueError names the file and the line that does not fit."""
     lines = read_lines(Path(path))
     for i, line in enumerate(lines, start=1):
+        if not isinstance(line, dict):
+            raise ValueError(f"{path}, line {i}: {line!r} is no object; make the file again")
         for key, kind in KEYS.items():
             if not isinstance(line.get(key), kind) or isinstance(line.get(key), bool):
                 raise ValueError(f"{path}, line {i}, {key}: {line.get(key)!r} does not fit; make the file again")

@@ -21,7 +21,7 @@ from lrt.models import Loaded
 from lrt.pairs import scenes_of
 from lrt.passes import passes
 from lrt.prompts import messages
-from lrt.rows import balanced_order, pairs_id, row_order, without_ties
+from lrt.rows import order_of, pairs_id, without_ties
 from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 from lrt.traces import gold_trace, write_completion
 from lrt.world import parse_prompt
@@ -68,8 +68,7 @@ def training_rows(pairs: Dataset, settings: SFTSettings, loaded: Loaded, target:
     """
     pairs = without_ties(pairs)
     said = [completion_of(row, target) for row in pairs.remove_columns("images")]
-    size = (settings.pairs_per_step, settings.steps, settings.seed)
-    order = balanced_order(pairs["vote"], *size) if settings.balance_votes else row_order(len(pairs), *size)
+    order = order_of(pairs["vote"], settings.pairs_per_step, settings.steps, settings.seed, settings.balance_votes)
     rows = pairs.select_columns(["prompt", "images"]).add_column("completion", said).select(order)
 
     wording, side = loaded.wording, settings.image_side  # alone: the data set pickles what the function holds on to
@@ -125,7 +124,4 @@ def train_sft(
         return trainer
 
     call = {"kind": "sft", **asdict(settings), "target": target, "pairs": pairs_id(pairs)}
-    for name in ("balance_votes", "image_side"):
-        if not call[name]:
-            del call[name]  # folders of runs from before there was such a setting are still theirs
     return run(loaded, make_trainer, call, settings.seed, settings.steps, out_dir, on_step)

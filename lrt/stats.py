@@ -68,7 +68,7 @@ def load_records(path):
     """The records that `save_records` wrote. ValueError names file, record and field of what does not fit."""
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a list of records, found {type(rows).__name__}")
@@ -141,13 +141,6 @@ def cluster_means(values, clusters):
     """(C,) mean of the values of each cluster that has any, in the order of the sorted cluster ids."""
     (values,), index_B, _ = _used([values], clusters)
     return np.bincount(index_B, values) / np.bincount(index_B)
-
-
-def micro_macro(values, clusters):
-    """(micro, macro): the mean over pairs, and the mean over prompts of each prompt's mean. ImageReward reads
-    its own test by the first, HPSv2 reads the same test by the second. (NaN, NaN) if nothing applies."""
-    means_C = cluster_means(values, clusters)
-    return (float(np.nanmean(_floats(values))), float(means_C.mean())) if len(means_C) else (NAN, NAN)
 
 
 def several_seeds(values, level=0.95):

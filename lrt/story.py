@@ -65,9 +65,9 @@ ORDER = Measure(
 JUDGES = {  # what a listener is; the first one that was asked is the one to quote: none of these took part in training
     "llava": "another architecture",
     "reasoner": "the frozen base itself, the paper's own choice",
-    "weak": "a weak one",
+    "weak": "one whose training was cut short",
     "blind": "one that sees no images",
-    "shortcut": "one that shares the shortcut",
+    "shortcut": "one that learned the shortcut",
 }
 LIMITS = (
     "One seed is one draw: another may reverse the order of the methods. Every interval here is over prompts, with the "

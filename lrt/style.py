@@ -101,6 +101,11 @@ def runs_text(counts):
     return "one seed" if most <= 1 else f"{most} seeds" if min(counts) == most else f"{min(counts)} to {most} seeds"
 
 
+def ends(value, low, high):
+    """(2, n) the two arms of error bars; an interval that leaves out its own value has none on that side."""
+    return np.maximum(0, [np.atleast_1d(value - low), np.atleast_1d(high - value)])  # NaN stays NaN: no bar
+
+
 def records_title(what, records):
     """Title of a figure of records: what it shows, how many runs are behind it, what its bars are."""
     seeds = {m: {r.seed for r in records if r.method == m} for m in in_order(r.method for r in records)}
@@ -114,7 +119,7 @@ def points(ax, x, records, across=False, **style):
     """Points of one method's records with their intervals at positions x; `across` swaps the axes."""
     label, colour, marker = look(records[0].method)
     value, low, high = np.array([(r.value, r.low, r.high) for r in records], dtype=float).T
-    spread = np.maximum(0, [value - low, high - value])  # NaN stays NaN: a point without a bar
+    spread = ends(value, low, high)
     place = {"x": value, "y": x, "xerr": spread} if across else {"x": x, "y": value, "yerr": spread}
     style = {"label": label, "color": colour, "marker": marker, "markersize": 6, "capsize": 2.5} | style
     return ax.errorbar(**place, linestyle="none", **style)

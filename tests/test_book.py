@@ -21,6 +21,7 @@ from PIL import Image
 from lrt.book import assets as book_assets
 from lrt.book import executed as book_executed
 from lrt.book import lists as book_lists
+from lrt.study.report import markdown
 from lrt.style import GREY, METHODS, STUDY, _png, figure, look
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -238,7 +239,7 @@ def test_every_module_stands_in_one_room_and_has_a_first_sentence(tmp_path):
 
 
 def test_a_table_holds_what_it_is_given():
-    assert book_lists.table(("a", "b"), [(1, "x|y")]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |\n"
+    assert markdown(("a", "b"), [(1, "x|y")]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |\n"
 
 
 def test_the_checked_outputs_are_those_of_the_notebooks():

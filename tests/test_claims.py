@@ -16,7 +16,7 @@ from lrt.study.grid import read_grid
 from lrt.study.logs import read_run, read_runs
 from lrt.study.outcomes import measure
 from lrt.study.pairing import paired
-from lrt.study.report import claims_table, effects_table, rendered, write
+from lrt.study.report import claims_table, rendered, tabulated, write
 from lrt.study.seeds import hierarchical
 
 FLIP = Claim("R1", "a reader", "Answers flip less often", "listener_reader", ("grpo", "rule"), "flip", "lower")
@@ -273,7 +273,7 @@ def test_a_seed_whose_traces_state_nothing_was_run_all_the_same(tmp_path):
     assert [(len(c.seeds), c.left_out) for c in found.comparisons] == [(10, ()), (9, (9,))]
     assert found.in_words() == "**not supported** in the tiny world", "not on the way to a tenth"
     assert "| 9 of 10 |" in claims_table([found])
-    assert " (9 of 10) |" in effects_table(runs, read_grid(), ["flip", "truth"])
+    assert " (9 of 10) |" in tabulated(against_plain(runs, measures=["flip", "truth"], grid=read_grid()), read_grid())
 
 
 def test_a_seed_beyond_the_plan_decides_nothing(tmp_path):
@@ -284,12 +284,12 @@ def test_a_seed_beyond_the_plan_decides_nothing(tmp_path):
 
 def test_tables_without_runs():
     assert claims_table([decide(FLIP, [])]).startswith("No runs to compare in the tiny world yet.")
-    assert effects_table([], read_grid()).strip() == "No runs to compare in the tiny world yet."
+    assert tabulated([], read_grid()).strip() == "No runs to compare in the tiny world yet."
 
 
-def test_effects_table_has_a_row_a_method_in_the_order_of_the_grid(tmp_path):
+def test_a_table_of_effects_has_a_row_a_method_in_the_order_of_the_grid(tmp_path):
     runs = runs_of(tmp_path, 2, grpo=like_tint, binary=like_content, mine=like_content, rule=like_tint)
-    text = effects_table(runs, read_grid(), ["flip", "contradiction/llava"])
+    text = tabulated(against_plain(runs, measures=["flip", "contradiction/llava"], grid=read_grid()), read_grid())
     lines = text.splitlines()
     assert lines[0].startswith("8 runs in the tiny world: 4 methods, seeds 0, 1.")
     assert lines[2] == "| method | against | seeds | answers that flip | contradicts llava |"
@@ -300,7 +300,7 @@ def test_effects_table_has_a_row_a_method_in_the_order_of_the_grid(tmp_path):
 
 def test_a_listener_that_was_paid_for_is_no_outside_view(tmp_path):
     runs = runs_of(tmp_path, 2, grpo=like_tint, listener_llava=like_content, rule=like_tint)
-    text = effects_table(runs, read_grid(), ["flip", "contradiction/llava"])
+    text = tabulated(against_plain(runs, measures=["flip", "contradiction/llava"], grid=read_grid()), read_grid())
     starred = [line.split(" | ")[0] for line in text.splitlines() if "\\*" in line and line.startswith("| ")]
     assert starred == ["| listener of other architecture"] and "no outside view" in text
 

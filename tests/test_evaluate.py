@@ -174,13 +174,6 @@ def test_correct_by_hand(table):
         metrics.correct(rows, "vote", "in")
 
 
-def test_micro_weighs_pairs_and_macro_prompts(table):
-    rows = table.iloc[:4].assign(prompt_id=["a", "a", "a", "b"], share=1.0)
-    micro, macro = metrics.micro_macro(answered(rows, [1, 1, 1, 2]))
-    assert (micro.value, macro.value) == (0.75, 0.5)
-    assert (micro.n, macro.n) == (4, 2)
-
-
 def test_agreement_thresholds_keep_ties_out_and_survive_float32(table):
     share = np.array([0.5, 0.7, 0.3, 1.0], dtype="float32")
     rows = answered(table.iloc[:4].assign(share=share), [1, 1, 1, 1])
@@ -348,7 +341,6 @@ def test_nothing_to_judge_is_said_clearly(pairs):
     forward, reverse = ev.judge_both_orders(dummy(always_first), empty)
     assert all(i.n == 0 for i in metrics.both_orders(forward, reverse).values())
     assert all(i.n == 0 for _, i in metrics.by_agreement(forward))
-    assert [i.n for i in metrics.micro_macro(forward)] == [0, 0]
     assert len(metrics.majority([forward, forward])) == 0
     assert metrics.compare(forward, forward).difference.n == 0
     table = ev.format_table(records)

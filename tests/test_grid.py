@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrt.grpo import trl_config
+from lrt.pairs import tiny_pairs
 from lrt.study.cell import grpo_settings
-from lrt.study.grid import CHOICES, Cell, quick, read_grid, settings_file
+from lrt.study.grid import CHOICES, REWARDS, UNHEARD, Cell, quick, read_grid, settings_file
 
 GOOD = """
 [defaults]
@@ -210,6 +211,11 @@ ERRORS = {  # what is replaced, by what, what the error must name
     "an unknown scaling": ("steps = 900", 'scale_rewards = "rows"', "long, scale_rewards: one of group, batch, none"),
     "a scaling of no type": ("steps = 900", "scale_rewards = false", "method long, scale_rewards: False"),
     "an unknown aggregation": ("steps = 900", 'aggregation = "sum"', "long, aggregation: one of sum_then_normalize, "),
+    "an unknown reward": ("steps = 900", 'reward = "listner"', "long, reward: one of none, rule, .*not 'listner'"),
+    "a reward without a listener": ('listeners = ["reader"]', "", "listened, listeners: reward 'listener' needs"),
+    "a dial beyond 1": ("dial = 0.8", "dial = 7", "method plain, dial: a share from 0 to 1, not 7"),
+    "a weight too few": ("steps = 900", "weights = [1, 0.5]", "long, weights: 2 are fewer than the parts"),
+    "odd pairs": ("steps = 900", "pairs_per_step = 7", "long, pairs_per_step: an even number .* not 7"),
     "an unknown trainer": ("steps = 900", 'trainer = "ppo"', "long, trainer: one of grpo, sft_answer, sft_trace, brad"),
     "a baseline with a reward": ("steps = 900", 'trainer = "dpo"', "long, reward: 'listener' is for GRPO; dpo learns"),
     "DPO without beta": ("weights = [1, 0.5]", 'trainer = "dpo"', "method plain: DPO needs beta > 0"),
@@ -257,7 +263,22 @@ def test_a_file_that_is_no_text(tmp_path):
         read_grid(tmp_path / "study.toml")
 
 
-SCALINGS = [(name, value) for name, values in CHOICES.items() if name != "trainer" for value in values]
+def test_every_reward_that_the_grid_knows_can_be_built():
+    from lrt.models import load
+    from lrt.study.arms import added_reward
+
+    reader = load("reader")
+    for name in REWARDS:
+        cell = replace(read_grid().cell("listener_reader", 0), reward=name)
+        made = added_reward(cell, reader, tiny_pairs("train", 2))
+        assert (made is None) == (name == "none")
+        if name not in UNHEARD:
+            with pytest.raises(ValueError, match="needs a listener"):
+                added_reward(replace(cell, listeners=()), reader, tiny_pairs("train", 2))
+
+
+SCALINGS = [(name, value) for name, values in CHOICES.items() if name in ("scale_rewards", "aggregation")
+            for value in values]
 
 
 @pytest.mark.parametrize("name, value", SCALINGS)

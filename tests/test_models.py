@@ -135,6 +135,17 @@ def test_generation_is_a_function_of_its_seed_and_leaves_the_global_generator_al
     assert "<|image_pad|>" not in "".join(first)
 
 
+def test_a_hub_models_penalty_on_repetition_does_not_reach_the_judge():
+    """Training samples without one; then a judge that is measured with one is another policy."""
+    loaded = build("qwen")
+    plain = models.generate(loaded, [PROMPT], [images()], 12)
+    loaded.model.generation_config.repetition_penalty = 50.0
+    assert models.generate(loaded, [PROMPT], [images()], 12) == plain
+    inputs = loaded.processor(text=[loaded.chat(PROMPT)], images=[images()], return_tensors="pt")
+    out = loaded.model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert loaded.tokenizer.decode(out, skip_special_tokens=True) != plain[0], "here it would change what is said"
+
+
 def test_image_tokens_are_never_generated_even_when_the_model_wants_nothing_else():
     loaded = build("qwen")
     image_id = loaded.model.config.image_token_id

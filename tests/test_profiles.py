@@ -194,20 +194,29 @@ def test_a_profile_that_shards_its_weights_cannot_hear_with_them(base):
 
 
 def test_a_run_from_before_the_new_settings_is_still_its_folders(tmp_path):
-    """The record of a run names what it is: fields that came later are left out until they say something."""
-    old = [field for field in asdict(GRPOSettings()) if field not in ("vllm_server", "image_side")]
-    assert list(grpo.said(GRPOSettings())) == old
-    check_call(tmp_path, {"kind": "grpo", **{name: asdict(GRPOSettings())[name] for name in old}})
-    check_call(tmp_path, {"kind": "grpo", **grpo.said(GRPOSettings())})
+    """Fields that came later were what they are by default; who listened then is not known."""
+    now = asdict(GRPOSettings())
+    old = {name: value for name, value in now.items() if name not in ("vllm_server", "image_side", "balance_votes")}
+    check_call(tmp_path, {"kind": "grpo", **old})
+    check_call(tmp_path, {"kind": "grpo", **now, "listeners": [{"models": ["reader"]}]})
     with pytest.raises(ValueError, match="image_side was None, is 56"):
-        check_call(tmp_path, {"kind": "grpo", **grpo.said(GRPOSettings(image_side=56))})
+        check_call(tmp_path, {"kind": "grpo", **asdict(GRPOSettings(image_side=56))})
+    with pytest.raises(ValueError, match="beta was 0.0, is None"):
+        check_call(tmp_path, {"kind": "grpo", **{name: value for name, value in now.items() if name != "beta"}})
+
+
+def test_who_listens_belongs_to_a_run(tmp_path):
+    check_call(tmp_path, {"kind": "grpo", "listeners": [{"models": ["reader"]}]})
+    for other in ({"listeners": [{"models": ["llava"]}]}, {}):
+        with pytest.raises(ValueError, match="listeners was"):
+            check_call(tmp_path, {"kind": "grpo", **other})
 
 
 def test_an_sft_record_too(base, tmp_path):
     settings = small("gpu", base)
     methods.train("sft", settings, tmp_path, seed=0, pairs=PAIRS)
     record = json.loads((tmp_path / "sft/settings.json").read_text())
-    assert "image_side" not in record and record["pairs_per_step"] == 4
+    assert record["image_side"] is None and record["pairs_per_step"] == 4
     with pytest.raises(ValueError, match="image_side was None, is 56"):
         methods.train("sft", replace(settings, image_side=56), tmp_path, seed=0, pairs=PAIRS)
 
@@ -285,17 +294,6 @@ def test_the_share_is_what_it_says():
 
 
 WRITTEN = [10, 15, 18, 21, 29, 32, 37, 38, 39]
-
-
-def test_what_a_profile_uses_of_the_pairs_that_are_brought():
-    pairs = tiny_pairs("train", 60).remove_columns("images")
-    paper = replace(REAL["paper"], share=0.5)
-    kept = methods.chosen_pairs(pairs, paper)
-    prompts = set(kept["prompt"])
-    assert 0 < len(kept) < len(pairs)
-    assert kept["pair_id"] == [row["pair_id"] for row in pairs if row["prompt"] in prompts]  # whole prompts
-    assert all(in_share(prompt, 0.5) == (prompt in prompts) for prompt in pairs["prompt"])
-    assert len(methods.chosen_pairs(pairs, replace(REAL["gpu"], train_pairs=7))) == 7
 
 
 # ---- images of one size ----

@@ -270,6 +270,8 @@ def test_retry_after_is_a_number_or_a_date():
     assert 95 < _retry_after(format_datetime(later, usegmt=True)) <= 100
     assert _retry_after(formatdate(0, usegmt=True)) == 0
     assert [_retry_after(text) for text in ("soon", "-1", "1e9", "x" * 1000, "", "٣")] == [0] * 6
+    no_calendar = ("Mon, 01 Jan 99999999999 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +99999999999")
+    assert [_retry_after(text) for text in no_calendar] == [0, 0]
 
 
 @settings(max_examples=60, deadline=None)

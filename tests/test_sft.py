@@ -1,4 +1,3 @@
-import json
 
 import pytest
 import torch
@@ -44,8 +43,7 @@ def test_votes_are_balanced_in_the_order_of_grpo_if_asked(base, tmp_path):
     votes = [int(row["completion"][0]["content"].split()[-2]) for row in rows]
     assert votes == [pairs[i]["vote"] for i in order] and [sum(votes[i : i + 2]) for i in (0, 2, 4)] == [3, 3, 3]
     train(base, tmp_path, settings=sft.SFTSettings(steps=1, pairs_per_step=2))
-    assert "balance_votes" not in json.loads((tmp_path / "settings.json").read_text())  # as in folders of old runs
-    with pytest.raises(ValueError, match="balance_votes was None, is True"):
+    with pytest.raises(ValueError, match="balance_votes was False, is True"):
         train(base, tmp_path, settings=sft.SFTSettings(steps=1, pairs_per_step=2, balance_votes=True))
 
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from lrt import pairs
 from lrt.cli import app
+from lrt.profiles import in_share
 from lrt.real import bring, datacheck, overlap, samples, sources
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,18 @@ def test_a_folder_of_ones_own_is_a_source_too(tmp_path):
     assert len(found) == 1 and "column image_2: no file 'none.jpg'" in problems[0]
     said = lrt("check", "folder", tmp_path, code=1)
     assert number(said, "rows (pairs)") == 1 and "rows that cannot be read: 1" in said
+
+
+def test_of_ones_own_folder_a_share_of_the_prompts_is_taken_and_then_the_first(tmp_path):
+    shutil.copy(SAMPLES / "hpdv2/images/00000.jpg", tmp_path / "a.jpg")
+    prompts = [f"prompt {i // 2}" for i in range(40)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["prompt,image_1,image_2,vote",
+                                                   *(f"{prompt},a.jpg,a.jpg,1" for prompt in prompts)]))
+    files = bring.Files("folder", tmp_path)
+    kept = [prompt for prompt in prompts if in_share(prompt, 0.5)]  # whole prompts
+    assert 0 < len(kept) < 40 and bring.read(files, share=0.5)[0]["prompt"][:] == kept
+    assert bring.read(files, share=0.5, limit=3)[0]["prompt"][:] == kept[:3]
+    assert len(bring.read(files)[0]) == 40 and len(bring.read(files, limit=0)[0]) == 0
 
 
 def test_a_name_that_nobody_knows():

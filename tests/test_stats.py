@@ -146,7 +146,6 @@ def test_nothing_left_is_nan_with_n_0(values):
     for got in (stats.bootstrap(values, clusters), stats.bootstrap(values, clusters, statistic=np.median),
                 stats.bootstrap_ratio(values, values, clusters), stats.several_seeds(values)):
         assert got.n == 0 and all(math.isnan(x) for x in got[:3])
-    assert all(math.isnan(x) for x in stats.micro_macro(values, clusters))
     assert math.isnan(stats.ece(values, values))
     assert math.isnan(stats.bootstrap_ratio([0, 0], [0, 0], [1, 2]).value)
     assert stats.mcnemar(values, values) == (0, 0, 1.0) and len(stats.holm([])) == 0
@@ -172,8 +171,7 @@ def test_bad_input_is_a_clear_error(wrong, message):
 
 # ---------------------------------------------------------------- means and seeds
 
-def test_micro_and_macro_differ_when_prompts_differ_in_size():
-    assert stats.micro_macro([1, 1, 1, 0, None], ["a", "a", "a", "b", "c"]) == (0.75, 0.5)
+def test_means_of_clusters():
     assert stats.cluster_means([1, 0, 1, 1], ["b", "b", "a", "a"]).tolist() == [1.0, 0.5]
 
 

@@ -98,6 +98,8 @@ def test_two_stories_prefers_two_findings_to_a_larger_maybe():
     assert tables.two_stories(maybe).clear is False
     assert tables.two_stories(comparison((0.1, 0.0, 0.2), (0.0, -0.1, 0.1))) is None
     assert tables.two_stories(tables.differences([], ["flip"])) is None
+    nothing = comparison((NAN, NAN, NAN), (NAN, NAN, NAN), method="base")  # a measure that applies to no run
+    assert tables.two_stories(pd.concat([nothing, clear])).method == "rule" and tables.two_stories(nothing) is None
 
 
 @settings(max_examples=30, deadline=None)

@@ -25,13 +25,14 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from PIL import Image
 
 from lrt import stats, story
-from lrt.book.lists import bullets, table
+from lrt.book.lists import bullets
 from lrt.real.published import PUBLISHED, WHOLE
 from lrt.study import claims
 from lrt.study import page as study_page
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story
 from lrt.study import tables as study_tables
+from lrt.study.report import markdown as table
 from lrt.style import look, save
 
 SOURCE = "teachers/deck.md.jinja"

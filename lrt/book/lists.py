@@ -5,21 +5,16 @@ Each function returns Markdown, made of the things themselves when the book is b
 
 import ast
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
 import nbformat
 
 from lrt.course import progress
+from lrt.study.report import markdown
 
 # --- Markdown --------------------------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def figure(path: Path, alt: str, caption: str) -> str:
@@ -56,7 +51,7 @@ def times(notebooks: Path) -> str:
     for path in sorted(notebooks.glob("*.ipynb")):
         known = [_minutes(profile, path.stem) for profile in ("laptop", "ci")]
         rows.append((f"`{path.stem}`", *known))
-    return table(("notebook", "`laptop`, minutes", "`ci`, minutes"), rows)
+    return markdown(("notebook", "`laptop`, minutes", "`ci`, minutes"), rows)
 
 
 def class_times(notebooks: Path) -> str:
@@ -67,7 +62,7 @@ def class_times(notebooks: Path) -> str:
         read = re.search(r"About (\d+) minutes to read", first)
         runs = [_minutes("laptop", path.stem, training) for training in (True, False)]
         rows.append((f"`{path.stem}`", read[1] if read else "not said", *runs))
-    return table(("notebook", "to read, minutes", "to run, minutes", "from recorded runs, minutes"), rows)
+    return markdown(("notebook", "to read, minutes", "to run, minutes", "from recorded runs, minutes"), rows)
 
 
 def t4_cost() -> str:
@@ -160,7 +155,7 @@ def rooms(package: Path) -> str:
     parts = []
     for room, names in rooms_of(package).items():
         rows = [(f"{{py:mod}}`lrt.{name}`", about(package / f"{name.replace('.', '/')}.py")) for name in names]
-        parts.append(f"{rubric(room)}\n{table(('module', 'what it is'), rows)}")
+        parts.append(f"{rubric(room)}\n{markdown(('module', 'what it is'), rows)}")
     return "\n".join(parts)
 
 
@@ -195,7 +190,7 @@ def published() -> str:
         source = f"{p.source}; {p.note}" if p.note else p.source
         rows.append((p.model, p.imagereward or "-", p.hpdv2 or "-", " / ".join(rules), source))
     head = ("judge", "ImageReward test, %", "HPDv2 test, %", "rule", "source")
-    return f"{table(head, rows)}\n{' '.join(WARNING.split())}\n"
+    return f"{markdown(head, rows)}\n{' '.join(WARNING.split())}\n"
 
 
 def profiles_table() -> str:
@@ -204,7 +199,7 @@ def profiles_table() -> str:
 
     rows = [(f"`{f.name}`", *(_short(getattr(one, f.name)) for one in REAL.values()))
             for f in fields(next(iter(REAL.values()))) if f.name != "name"]
-    return table(("field", *(f"`{name}`" for name in REAL)), [row for row in rows if any(row[1:])])
+    return markdown(("field", *(f"`{name}`" for name in REAL)), [row for row in rows if any(row[1:])])
 
 
 def _short(value) -> str:
@@ -250,7 +245,7 @@ def commands() -> str:
             walk(children[child], f"{name} {child}")
 
     walk(typer.main.get_command(app), "lrt")
-    return table(("command", "what it does"), rows)
+    return markdown(("command", "what it does"), rows)
 
 
 def bibtex(cff: Path) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lrt import stats, story
 from lrt.book import lists
-from lrt.book.lists import bullets, figure, rubric, table
+from lrt.book.lists import bullets, figure, rubric
 from lrt.course import page
 from lrt.stats import Record
 from lrt.study import claims, fresh
@@ -23,6 +23,7 @@ from lrt.study import tables as study_tables
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
+from lrt.study.report import markdown
 from lrt.study.seeds import prediction
 from lrt.study.verdicts import decided, lead
 from lrt.style import METHODS, in_order, look, save
@@ -169,7 +170,7 @@ def study_ranges(runs: Sequence[Run], grid: Grid) -> str:
                 rows.append((look(method)[0], measure(name).label, len(found), _range(found.min(), found.max()),
                              _expected(found)))
     head = ("method", "measure, last step", "seeds", "smallest to largest, %", "95 % of single runs, %")
-    return table(head, rows)
+    return markdown(head, rows)
 
 
 def fresh_part(study: Path, runs: Sequence[Run]) -> str:
@@ -177,7 +178,7 @@ def fresh_part(study: Path, runs: Sequence[Run]) -> str:
     extra = read_runs(study / "fresh") if (study / "fresh").is_dir() else []
     if not extra:
         return "Fresh seeds, beyond the study's own, have not been run.\n"
-    return table(fresh.HEAD, fresh.fresh_rows(fresh.held_against(runs, extra)))
+    return markdown(fresh.HEAD, fresh.fresh_rows(fresh.held_against(runs, extra)))
 
 
 def _range(low: float, high: float) -> str:
@@ -228,7 +229,7 @@ def one_seed_ranges(records: list[Record]) -> str:
         for label, cells in lines:
             shown = [cell["why"] or f"{cell['value']} {cell['ends']}".strip() for cell in cells]
             rows.append((title.lower(), label, *shown))
-    return table(("what", "where", *(look(method)[0] for method in METHODS)), rows)
+    return markdown(("what", "where", *(look(method)[0] for method in METHODS)), rows)
 
 
 def _described(path: Path) -> tuple[str, tuple[int, int]]:

@@ -135,14 +135,12 @@ def _rewards(names: list[str], combine: str, readers: dict, policy, chosen):
 
 def _training_pairs(chosen, seed: int, files):
     """The profile's pairs, or what it uses of those brought: of a benchmark no other is copied."""
-    from lrt.methods import chosen_pairs, training_pairs
+    from lrt.methods import training_pairs
 
     if files is None:
         return training_pairs(chosen, seed)
     if not chosen.size:
         return read_pairs(files)
-    if files.source == "folder":
-        return chosen_pairs(read_pairs(files), chosen)
     return read_pairs(files, share=chosen.share, limit=chosen.train_pairs)
 
 

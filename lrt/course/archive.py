@@ -129,22 +129,22 @@ def _manifest(file, data: bytes) -> dict:
 def asked(run: str, settings: Profile, seed: int) -> dict[str, Any]:
     """What a run's settings.json must say for the notebooks to find it finished under a profile and seed; the pairs and
     the listener's name are checked when the notebook asks."""
-    from lrt import grpo, methods
+    from lrt import methods
 
     if run == "sft":
         said = asdict(methods.sft_settings(settings, seed)) | {"kind": "sft", "target": "answer"}
-        for name in ("balance_votes", "image_side"):
-            if not said[name]:
-                del said[name]
     else:
-        said = grpo.said(methods.grpo_settings(settings, seed)) | {"kind": "grpo"}
+        said = asdict(methods.grpo_settings(settings, seed)) | {"kind": "grpo"}
     return json.loads(json.dumps(said | {"model": settings.reasoner}))
 
 
 def differing(run: str, found: Mapping, settings: Profile, seed: int) -> list[str]:
     """The settings of a recorded run that are not those that the notebooks will ask for: "steps: 4, not 150"."""
-    return [f"{name}: {found.get(name)!r}, not {value!r}" for name, value in asked(run, settings, seed).items()
-            if found.get(name) != value]
+    from lrt import runs
+
+    wanted = asked(run, settings, seed)
+    known = {name: value for name, value in found.items() if name in wanted}
+    return [f"{name}: {found.get(name)!r}, not {wanted[name]!r}" for name in runs.differing(known, wanted)]
 
 
 def base_digest(settings: Profile) -> str:

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from lrt import plots, story
+from lrt.files import write_text
 from lrt.stats import Record
 from lrt.style import METHODS, look
 
@@ -79,9 +80,7 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
         notebooks=[(path.stem, quote(Path(os.path.relpath(path, out.parent)).as_posix())) for path in notebooks],
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.part")
-    draft.write_text(html, encoding="utf-8")
-    os.replace(draft, out)
+    write_text(out, html)
     return out
 
 

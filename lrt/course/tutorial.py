@@ -11,7 +11,6 @@ failed.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, replace
@@ -24,6 +23,7 @@ from lrt import profiles, stats
 from lrt.course import jobs, page
 from lrt.course.jobs import Job
 from lrt.course.progress import SECONDS, UNKNOWN, Display, Stage, clock, status, with_step
+from lrt.files import write_text
 from lrt.style import METHODS
 
 ORDER = (("01_data",), ("02_sft",), ("03_grpo", "04_listener_rewards"),
@@ -182,9 +182,7 @@ def is_finished(name: str, key: str, out: Path) -> bool:
 def remember(name: str, key: str, seconds: float, out: Path) -> None:
     """Note in `state.json` that a notebook is finished."""
     entry = {"key": key, "seconds": round(seconds, 1), "records": records_file(out, name).is_file()}
-    draft = out / ".state.json.part"
-    draft.write_text(json.dumps(_state(out) | {name: entry}, indent=1) + "\n", encoding="utf-8")
-    os.replace(draft, out / "state.json")
+    write_text(out / "state.json", json.dumps(_state(out) | {name: entry}, indent=1) + "\n")
 
 
 def _state(out):

@@ -48,7 +48,9 @@ def read(files: Files, share: float = 1.0, limit: int | None = None, whole: bool
         if files.images or files.aspect:
             raise ValueError("--images and --aspect are about a benchmark's files: say which with --source")
         pairs, problems = readable_pairs(files.path) if files.skip_bad else (folder_pairs(files.path), [])
-        return pairs.select(range(min(len(pairs), limit or len(pairs)))), problems
+        if share < 1:
+            pairs = pairs.select([i for i, prompt in enumerate(pairs["prompt"]) if in_share(prompt, share)])
+        return pairs.select(range(len(pairs) if limit is None else min(len(pairs), limit))), problems
     if files.source in sources.READERS and files.images is None and sources.needs_folder(files.source, files.path):
         raise ValueError(f"{files.path} only names its images: say where the images are (--images FOLDER)")
     folder, bad = _folder(files, share, limit, whole), [] if files.skip_bad else None

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from lrt.bradley_terry import BTSettings, Scorer, train_bradley_terry
 from lrt.dpo import DPOSettings, train_dpo
 from lrt.models import Loaded
-from lrt.rows import balanced_order, row_order
+from lrt.rows import order_of
 from lrt.runs import OnStep
 from lrt.sft import SFTSettings, train_sft
 from lrt.study.grid import Cell
@@ -78,6 +78,5 @@ def train(cell: Cell, policy: Loaded | Scorer, pairs: Dataset, out: Path, on_ste
 def label_use(cell: Cell, votes: Sequence[int], generated_tokens: int) -> dict:
     """What a run took from its labels: `unique` pairs whose vote it saw, `views` (pairs times how often each was seen)
     and `generated_tokens`, all that the policy wrote in training. `votes` are of the pairs that it could use."""
-    size = (cell.pairs_per_step, cell.steps, cell.seed)
-    order = balanced_order(list(votes), *size) if cell.balance_votes else row_order(len(votes), *size)
+    order = order_of(votes, cell.pairs_per_step, cell.steps, cell.seed, cell.balance_votes)
     return {"unique": len(set(order)), "views": len(order), "generated_tokens": generated_tokens}

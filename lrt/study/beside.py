@@ -21,7 +21,7 @@ from lrt.study.pool import logs_folder
 from lrt.study.seeds import prediction
 from lrt.study.story import effect_sentences
 from lrt.study.words import FEW, listed, name_of, seeds_text, share
-from lrt.style import GREY, figure, in_order, look, percent, runs_text, words
+from lrt.style import GREY, ends, figure, in_order, look, percent, runs_text, words
 
 STUDIED = {  # the notebooks' name of a method -> the study's
     "sft": "sft_answer",
@@ -83,8 +83,7 @@ def _row(ax, y: float, method: str, own: pd.DataFrame) -> None:
     ax.plot(many, np.full(len(many), y + 0.22), ".", color=colour, alpha=0.6, markersize=6)
     if len(many):
         middle = several_seeds(many)
-        ends = np.maximum(0, [[middle.value - middle.low], [middle.high - middle.value]])
-        ax.errorbar(middle.value, y, xerr=ends, color=colour, marker=marker, markersize=7, capsize=3)
+        ax.errorbar(middle.value, y, xerr=ends(*middle[:3]), color=colour, marker=marker, markersize=7, capsize=3)
     ax.plot(yours["value"], np.full(len(yours), y - 0.28), "*", color=colour, markersize=13, markeredgecolor=GREY)
     ax.hlines(np.full(len(yours), y - 0.28), yours["low"], yours["high"], color=colour, linewidth=1, zorder=1)
 

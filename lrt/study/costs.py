@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lrt.pairs import tiny_votes
-from lrt.rows import balanced_order, row_order
+from lrt.rows import order_of
 from lrt.study.logs import Run
 from lrt.study.words import label_of
 from lrt.style import in_order
@@ -45,8 +45,7 @@ def _labels_of_grpo(run: Run) -> dict:
 
 @cache
 def _unique_pairs(train_pairs: int, per_step: int, steps: int, seed: int, balance: bool) -> int:
-    votes, size = tiny_votes("train", train_pairs, seed), (per_step, steps, seed)
-    return len(set(balanced_order(votes, *size) if balance else row_order(train_pairs, *size)))
+    return len(set(order_of(tiny_votes("train", train_pairs, seed), per_step, steps, seed, balance)))
 
 
 def cost_table(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:

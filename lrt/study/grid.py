@@ -20,7 +20,11 @@ from lrt.models import data_dir
 
 TABLES, OF_TIER = ("defaults", "methods", "tiers"), ("seeds", "methods", "questions", "why")
 TRAINERS = ("grpo", "sft_answer", "sft_trace", "bradley_terry", "dpo")  # the last four: `lrt.study.baselines`
-CHOICES = {"scale_rewards": ("group", "batch", "none"), "aggregation": ("sum_then_normalize", "normalize_then_sum"),
+REWARDS = ("none", "rule", "truth", "random", "self_reading", "agreement", "opinion", "log_p", "living", "dead",
+           "listener", "permuted", "wrong_pair", "binary")  # `lrt.study.arms`
+UNHEARD = REWARDS[:5]  # these need no listener
+CHOICES = {"reward": REWARDS, "scale_rewards": ("group", "batch", "none"),
+           "aggregation": ("sum_then_normalize", "normalize_then_sum"),
            "trainer": TRAINERS}
 
 
@@ -182,13 +186,21 @@ def _check(values: dict, label: Any, where: str) -> None:
     _check_keys(values, tuple(kinds), where)
     for name, value in {**values, "label": label}.items():
         small = kinds.get(name) is int and isinstance(value, int) and value < 1
-        if small or not _fits(value, kinds.get(name, str)):
+        if small or not fits(value, kinds.get(name, str)):
             raise ValueError(f"{where}, {name}: {value!r} does not fit")
         if value not in CHOICES.get(name, (value,)):
             raise ValueError(f"{where}, {name}: one of {', '.join(CHOICES[name])}, not {value!r}")
     if not values.get("bases"):
         raise ValueError(f"{where}: bases must name at least one model")
     cell = Cell.from_dict({"method": "", "seed": 0, **values})
+    if not 0 <= cell.dial <= 1:
+        raise ValueError(f"{where}, dial: a share from 0 to 1, not {cell.dial}")
+    if cell.reward not in UNHEARD and not cell.listeners:
+        raise ValueError(f"{where}, listeners: reward {cell.reward!r} needs at least one")
+    if len(cell.weights) < 2 + (cell.reward != "none"):
+        raise ValueError(f"{where}, weights: {len(cell.weights)} are fewer than the parts of the reward")
+    if cell.balance_votes and cell.pairs_per_step % 2:
+        raise ValueError(f"{where}, pairs_per_step: an even number where votes are balanced, not {cell.pairs_per_step}")
     if cell.measured_pairs > cell.final_pairs:
         raise ValueError(f"{where}, measured_pairs: {cell.measured_pairs} are more than the {cell.final_pairs} of the "
                          "final measurement, of which they are the first")
@@ -198,11 +210,11 @@ def _check(values: dict, label: Any, where: str) -> None:
         raise ValueError(f"{where}: DPO needs beta > 0, and num_generations of at least 2 to choose from")
 
 
-def _fits(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     """Whether a value of the file is of a field's type: a list for a tuple, also 1 for 1.0, and no truth value for a
     number."""
     if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(_fits(element, get_args(kind)[0]) for element in value)
+        return isinstance(value, list) and all(fits(element, get_args(kind)[0]) for element in value)
     return isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
 
 
@@ -212,17 +224,17 @@ def _tier(name: str, tier: Any, changes: dict, path: Path) -> Tier:
     if len({"methods", "questions"} & set(tier)) == 2:
         raise ValueError(f"{where}: methods, or questions with methods, not both")
     questions = _table(tier.get("questions", {}), f"{where}, questions")
-    if bad := [text for text, own in questions.items() if not _fits(own, tuple[str, ...])]:
+    if bad := [text for text, own in questions.items() if not fits(own, tuple[str, ...])]:
         raise ValueError(f"{where}, questions: a list of methods for {bad[0]!r}, not {questions[bad[0]]!r}")
     methods, seeds = tier.get("methods") or [m for own in questions.values() for m in own], tier.get("seeds")
     why = tier.get("why", "")
-    if not methods or not _fits(methods, tuple[str, ...]):
+    if not methods or not fits(methods, tuple[str, ...]):
         raise ValueError(f"{where}, methods: a list of at least one method, not {methods!r}")
     if unknown := [m for m in methods if m not in changes]:
         raise ValueError(f"{where}: no method {unknown[0]!r}; there are {', '.join(changes)}")
-    if not _fits(seeds, int) or seeds < 1:
+    if not fits(seeds, int) or seeds < 1:
         raise ValueError(f"{where}: seeds is how many there are, at least 1, not {seeds!r}")
-    if not _fits(why, str):
+    if not fits(why, str):
         raise ValueError(f"{where}, why: {why!r} does not fit")
     return Tier(name, tuple(range(seeds)), tuple(methods), why, {text: tuple(own) for text, own in questions.items()})
 

@@ -11,7 +11,7 @@ from lrt.study.credit import CREDITED
 from lrt.study.outcomes import measure
 from lrt.study.plots import behind, something, spread, titled, within_shares
 from lrt.study.tables import PLAIN, PROBES, over_seeds
-from lrt.style import BLACK, BLUE, GREEN, GREY, figure, in_order, legend, look, percent, runs_text, words
+from lrt.style import BLACK, BLUE, GREEN, GREY, ends, figure, in_order, legend, look, percent, runs_text, words
 
 
 def by_disagreement(bins: dict[str, list[dict]], seeds: int, listener: str):
@@ -57,9 +57,9 @@ def probes(table: pd.DataFrame):
             own = table[table["method"] == method].set_index("when")[probe]
             after, (_, colour, marker) = np.atleast_1d(own["after"]), look(method)
             mean = several_seeds(after)
-            ends = np.maximum(0, [[mean.value - mean.low], [mean.high - mean.value]])
             ax.plot(after, np.full(len(after), y + 0.22), ".", color=colour, alpha=0.6, markersize=5)
-            ax.errorbar(mean.value, y - 0.08, xerr=ends, color=colour, marker=marker, markersize=6, capsize=3)
+            ax.errorbar(mean.value, y - 0.08, xerr=ends(*mean[:3]), color=colour, marker=marker, markersize=6,
+                        capsize=3)
             ax.plot(np.mean(own["before"]), y - 0.08, "o", color="white", markeredgecolor=GREY, markersize=6, zorder=1)
         ax.set_title(words(label, 16), fontsize=9)
         ax.set_xlabel(unit, fontsize=9)

@@ -6,12 +6,11 @@ from dataclasses import dataclass, fields
 from itertools import zip_longest
 from pathlib import Path
 from statistics import median
-from typing import get_origin
 
 import pandas as pd
 
 from lrt.study import probe
-from lrt.study.grid import Cell
+from lrt.study.grid import Cell, fits
 from lrt.study.probe import COUNTS, SIDES
 
 
@@ -98,10 +97,13 @@ def _lines(path: Path) -> list[dict]:
             break  # behind the last end of line
         try:
             line = json.loads(text)
-        except ValueError as error:  # torn, or not UTF-8
+        except (ValueError, RecursionError) as error:  # torn, not UTF-8, or nested without end
             raise ValueError(f"{path}, line {i}: not a whole line of JSON ({error})") from None
         if not isinstance(line, dict):
             raise ValueError(f"{path}, line {i}: expected an object, found {type(line).__name__}")
+        for name in ("time_step", "time_sample"):
+            if not fits(line.get(name, 0.0), float):
+                raise ValueError(f"{path}, line {i}, {name}: {line[name]!r} is no number of seconds")
         found.append(line)
     return found
 
@@ -114,10 +116,8 @@ def _cell(settings, where: str) -> Cell:
     except TypeError as error:
         raise ValueError(f"{where}: these are not the settings of a cell ({error})") from None
     for field in fields(Cell):
-        value, kind = getattr(cell, field.name), get_origin(field.type) or field.type
-        fits = isinstance(value, (int, float) if kind is float else kind)
-        if not fits or isinstance(value, bool) != (kind is bool):
-            raise ValueError(f"{where}, {field.name}: {value!r} does not fit")
+        if field.name in settings and not fits(settings[field.name], field.type):
+            raise ValueError(f"{where}, {field.name}: {settings[field.name]!r} does not fit")
     if cell.steps < 1 or cell.measure_every < 1:
         raise ValueError(f"{where}: steps and measure_every must be at least 1")
     return cell

@@ -16,7 +16,7 @@ from lrt.study.effects import Effect
 from lrt.study.outcomes import measure
 from lrt.study.tables import PLAIN, Split, over_seeds
 from lrt.study.words import label_of
-from lrt.style import BLACK, GREY, figure, in_order, legend, look, percent, runs_text, words
+from lrt.style import BLACK, GREY, ends, figure, in_order, legend, look, percent, runs_text, words
 
 FAINT = {"linewidth": 0.8, "alpha": 0.6}
 
@@ -53,8 +53,8 @@ def spread(ax, mean: pd.DataFrame, method: str, band: bool = False, **style) -> 
     if band:
         ax.fill_between(mean["step"], mean["low"], mean["high"], color=colour, alpha=0.13, linewidth=0)
     else:
-        ends = np.maximum(0, [mean["mean"] - mean["low"], mean["high"] - mean["mean"]])
-        ax.errorbar(mean["step"], mean["mean"], ends, color=colour, linestyle="none", linewidth=0.9, alpha=0.5)
+        arms = ends(mean["mean"], mean["low"], mean["high"])
+        ax.errorbar(mean["step"], mean["mean"], arms, color=colour, linestyle="none", linewidth=0.9, alpha=0.5)
 
 
 def one_comparison(found: Split):
@@ -68,8 +68,8 @@ def one_comparison(found: Split):
     for i, row in enumerate(rows.itertuples()):
         chosen = row.seed in (found.up, found.down)
         style = {"color": colour, "markersize": 9} if chosen else {"color": GREY, "markersize": 6, "alpha": 0.8}
-        ends = np.maximum(0, [[row.value - row.low], [row.high - row.value]])
-        ax.errorbar(i, row.value, ends, marker=marker, linestyle="none", capsize=3, **style)
+        arms = ends(row.value, row.low, row.high)
+        ax.errorbar(i, row.value, arms, marker=marker, linestyle="none", capsize=3, **style)
     ax.axhline(0, color=GREY, linewidth=1)
     ax.set(xlabel="seed", ylabel="difference (points)")
     ax.set_xticks(range(len(rows)), rows["seed"])
@@ -128,8 +128,8 @@ def at_the_end(table: pd.DataFrame, effects: Sequence[Effect], what: str = "Agai
             ax.plot(own["value"], np.full(len(own), y + 0.2), ".", color=colour, alpha=0.6, markersize=5)
             for e in (e for e in effects if (e.measure, e.method) == (name, method)):
                 few = len(e.seeds) < 3  # two give an interval that holds everything, in large numbers
-                ends = None if few else np.maximum(0, [[e.effect - e.low], [e.high - e.effect]])
-                ax.errorbar(e.effect, y - 0.1, xerr=ends, color=colour, marker=marker, markersize=7, capsize=3)
+                arms = None if few else ends(e.effect, e.low, e.high)
+                ax.errorbar(e.effect, y - 0.1, xerr=arms, color=colour, marker=marker, markersize=7, capsize=3)
         better, single = measure(name).better, [0, *table.loc[table["measure"] == name, "value"]]
         room = 0.12 * (max(single) - min(single)) or 0.01
         ax.set_xlim(min(single) - room, max(single) + room)  # bars of few seeds go on beyond it
@@ -159,8 +159,8 @@ def paths(table: pd.DataFrame):
         own = wide[wide["method"] == method]
         label, colour, marker = look(method)
         mean = own.groupby("step")[["agree", "conflict"]].mean().sort_index()
-        ends = own[own["step"] == own["step"].max()]
-        ax.plot(ends["agree"], ends["conflict"], marker, color=colour, markersize=4, alpha=0.4, linestyle="none")
+        last = own[own["step"] == own["step"].max()]
+        ax.plot(last["agree"], last["conflict"], marker, color=colour, markersize=4, alpha=0.4, linestyle="none")
         ax.plot(*mean.iloc[[0, -1]].to_numpy().T, color=colour, linewidth=1.6)
         ax.plot(*mean.iloc[-1:].to_numpy().T, marker, color=colour, markersize=10, label=label, linestyle="none",
                 markeredgecolor="white", zorder=4)
@@ -185,8 +185,8 @@ def claims(decisions: Sequence[Decision]):
         sign = 1 if d.claim.predicted == "higher" else -1
         for i, c in enumerate(d.comparisons):
             _, colour, marker = look(c.against)
-            ends = np.maximum(0, [[c.effect - c.low], [c.high - c.effect]])[::sign]
-            ax.errorbar(sign * c.effect, y + 0.22 * (i - (len(d.comparisons) - 1) / 2), xerr=ends, color=colour,
+            arms = ends(c.effect, c.low, c.high)[::sign]
+            ax.errorbar(sign * c.effect, y + 0.22 * (i - (len(d.comparisons) - 1) / 2), xerr=arms, color=colour,
                         marker=marker, markersize=5, capsize=2, linewidth=1.2)
         ax.annotate(d.verdict, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     against = in_order(c.against for d in decisions for c in d.comparisons)

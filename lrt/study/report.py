@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from lrt.files import write_text
 from lrt.models import data_dir
 from lrt.study.claims import BASE, WHERE, Claim, Decision, decide, read_claims
-from lrt.study.effects import SHOWN, Comparison, Effect, against_plain, stopped_early
+from lrt.study.effects import Comparison, Effect, against_plain, stopped_early
 from lrt.study.fresh import HEAD, fresh_rows, held_against
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
@@ -39,11 +40,6 @@ def claims_table(decisions: Sequence[Decision]) -> str:
     head = ("claim", "predicted", "against", "level of that, %", "effect, points", "pairs", "seeds", "p (Holm)",
             "verdict")
     return f"{_stands_on(used)}\n\n{markdown(head, rows)}"
-
-
-def effects_table(runs: Sequence[Run], grid: Grid, measures: Sequence[str] = SHOWN) -> str:
-    """Markdown: every method against its plain GRPO at the last step, see `tabulated`."""
-    return tabulated(against_plain(runs, measures=measures, grid=grid), grid)
 
 
 def tabulated(found: Sequence[Effect], grid: Grid) -> str:
@@ -149,13 +145,14 @@ def write(folder: str | Path | None = None) -> tuple[Path, Path]:
     claims, grid = (path if path.exists() else None for path in (folder / "claims.toml", folder / "study.toml"))
     plan = read_grid(grid)
     runs, fresh = (read_runs(folder / name) for name in ("logs", "fresh"))
-    planned = {tier_method: tier.seeds for tier in plan.tiers for tier_method in tier.methods}
+    planned = {(cell.method, cell.seed) for cell in plan.cells()}
+    known = {method for method, _ in planned}
     for run in runs:
-        if run.cell.seed not in planned.get(run.cell.method, [run.cell.seed]):
+        if run.cell.method in known and (run.cell.method, run.cell.seed) not in planned:
             raise ValueError(f"{folder / 'logs' / run.cell.name}.jsonl: seed {run.cell.seed} is not one of the plan's; "
                              f"what is run beyond the plan belongs in {folder / 'fresh'}, and decides nothing")
     texts = rendered(runs, read_claims(claims), plan, fresh)
     paths = folder / "claims.md", folder / "claims.json"
     for path, text in zip(paths, texts, strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return paths

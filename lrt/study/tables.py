@@ -109,7 +109,7 @@ def two_stories(table: pd.DataFrame) -> Split | None:
     """The comparison whose seeds disagree most: the one where the smaller of the two opposite differences is largest,
     among those where both are clear, if there are any. None if no comparison has differences on both sides of 0."""
     found = []
-    for (name, method), own in table.groupby(["measure", "method"], sort=False):
+    for (name, method), own in table.dropna(subset="value").groupby(["measure", "method"], sort=False):
         up, down = own.loc[own["value"].idxmax()], own.loc[own["value"].idxmin()]
         if up["value"] > 0 > down["value"]:
             clear = bool(up["low"] > 0 > down["high"])
