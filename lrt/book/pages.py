@@ -15,7 +15,7 @@ from lrt.book import lists
 from lrt.book.lists import bullets, figure, rubric
 from lrt.course import page
 from lrt.stats import Record
-from lrt.study import claims, fresh
+from lrt.study import claims, displaced, fresh
 from lrt.study import page as study_page
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story
@@ -111,7 +111,17 @@ def tiers_part(runs: Sequence[Run], grid: Grid, figures: Path) -> str:
         save(shown.fig, path, alt)
         parts.append(figure(path, alt, f"{TINY}. The first tier's methods stand on top, on the same seeds. A bar that "
                                        "leaves its panel goes on; no side is named from fewer than five seeds."))
-    return "\n".join(parts)
+    return "\n".join([*parts, displaced_part(runs, grid, figures)])
+
+
+def displaced_part(runs: Sequence[Run], grid: Grid, figures: Path) -> str:
+    """What DPO's loss leaves likely, as a figure and in words; "" without a run of it."""
+    table = displaced.displacement(runs)
+    if not len(table):
+        return ""
+    path, told = figures / "displaced.png", displaced.told(table, grid.labels)
+    save(displaced.picture(table, grid.labels), path, " ".join(told))
+    return f"{rubric('What DPO loses')}\n\n{figure(path, ' '.join(told), f'{TINY}.')}\n{bullets(told)}"
 
 
 def long_part(runs: Sequence[Run], figures: Path) -> str:

@@ -163,7 +163,7 @@ def proxy_and_gold(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         if not (ear := rewarding_listener(run)):
             continue
-        paid = _in_blocks(run, "added")
+        paid = in_blocks(run, "added")
         for step, table in run.history().items():
             both = (mean(table, f"listener_p/{ear}"), mean(table, "sampled_right"))
             rows.append((run.cell.method, run.cell.seed, step, paid.get(step, NAN), *both))
@@ -199,7 +199,7 @@ def probes(runs: Sequence[Run]) -> pd.DataFrame:
     """method, seed, when ("before", "after"), and a column for each of `PROBES`, shares as shares."""
     rows = []
     for run in runs:
-        length = _in_blocks(run, "length")
+        length = in_blocks(run, "length")
         ends = length.iloc[[0, -1]] if len(length) else [NAN, NAN]
         for when, table, tokens in zip(("before", "after"), (run.measures[0], run.final), ends, strict=True):
             said, answer = table["sampled_said"], table["sampled"].dropna()
@@ -220,7 +220,7 @@ def credits(runs: Sequence[Run]) -> pd.DataFrame:
         for run in runs
         for name in PROPERTIES
         for part in ("credit", "credit_added")
-        for step, value in _in_blocks(run, f"{part}/{name}").items()
+        for step, value in in_blocks(run, f"{part}/{name}").items()
     ]
     return pd.DataFrame(rows, columns=["property", "part", "method", "seed", "step", "value"])
 
@@ -228,12 +228,12 @@ def credits(runs: Sequence[Run]) -> pd.DataFrame:
 def dead_groups(runs: Sequence[Run]) -> pd.DataFrame:
     """method, seed, before, after: the share of groups whose completions all earned the same, in the steps before the
     first measurement on the way and in those before the last. Runs that have no groups are left out."""
-    blocks = [(run, _in_blocks(run, "dead_groups")) for run in runs]
+    blocks = [(run, in_blocks(run, "dead_groups")) for run in runs]
     rows = [(run.cell.method, run.cell.seed, *own.iloc[[0, -1]]) for run, own in blocks if len(own)]
     return pd.DataFrame(rows, columns=["method", "seed", "before", "after"])
 
 
-def _in_blocks(run: Run, column: str) -> pd.Series:
+def in_blocks(run: Run, column: str) -> pd.Series:
     """step -> the mean of a logged column over the steps since the measurement before; empty if it was not logged."""
     if column not in run.steps:
         return pd.Series(dtype=float)
