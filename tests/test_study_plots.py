@@ -369,6 +369,16 @@ def test_intervals_that_hold_0_hold_much_else():
     assert story.widest([effect(0.1, 0.2)]) == "No interval holds 0."
 
 
+def test_a_guess_is_borne_out_where_all_of_it_is_clear():
+    five = tuple(range(5))
+    up, unclear, down = (replace(effect(*ends), seeds=five) for ends in ((0.1, 0.4), (-0.1, 0.4), (-0.4, -0.1)))
+    assert story.both_clear([up, up], "More?") == "More? By these intervals it is so (5 seeds)."
+    assert all("not shown" in story.both_clear([up, other], "More?") for other in (unclear, down))
+    assert story.both_clear([up, replace(up, seeds=(0, 1, 2))], "More?") == "More? 3 seeds are too few to say."
+    for missing in ([], [up, replace(up, seeds=())]):
+        assert story.both_clear(missing, "More?") == "More? Not all of it has been run."
+
+
 def test_runs_that_fell_are_counted_by_method():
     ends = pd.DataFrame([("grpo", 0, 0.1), ("grpo", 1, 0.5), ("rule", 0, 0.9), ("rule", 1, 0.2), ("rule", 2, 0.51)],
                         columns=["method", "seed", "flip"])

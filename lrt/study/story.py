@@ -95,6 +95,17 @@ def effect_sentences(effects: Sequence[Effect], name: str) -> list[str]:
     return told
 
 
+def both_clear(effects: Sequence[Effect], guess: str) -> str:
+    """What was guessed, that every one of these differences is clearly above 0, and whether it is so."""
+    if not effects or any(not e.seeds for e in effects):
+        return f"{guess} Not all of it has been run."
+    n = min(len(e.seeds) for e in effects)
+    if n < FEW:
+        return f"{guess} {capital(seeds_text(n))} are too few to say."
+    clear = [side(e.low, e.high) == "higher" for e in effects]
+    return f"{guess} By these intervals it is {'so' if all(clear) else 'not shown'} ({seeds_text(n)})."
+
+
 def widest(effects: Sequence[Effect]) -> str:
     """What the intervals that hold 0 also hold."""
     held = [e for e in effects if e.low <= 0 <= e.high]
