@@ -36,6 +36,7 @@ CURVES = {  # key of a training log -> title of its panel
     "completions/mean_length": "completion length (tokens)",
     "entropy": "entropy (nats per token)",
 }
+SHARES = [key for key in CURVES if key.startswith("rewards/")] + ["frac_reward_zero_std"]  # panels from 0 to 1
 
 
 def pairs_grid(rows, n=6, titles=None):
@@ -57,7 +58,7 @@ def pairs_grid(rows, n=6, titles=None):
         for k, ax in enumerate(cell.subplots(1, 2), start=1):
             ax.imshow(np.asarray(row["images"][k - 1].convert("RGB")), interpolation="nearest")
             ax.set(xticks=[], yticks=[])
-            votes = f"{row[f'votes_{k}']} vote" + "s" * (row[f"votes_{k}"] != 1)
+            votes = "a tie" if not row["vote"] else f"{row[f'votes_{k}']} vote" + "s" * (row[f"votes_{k}"] != 1)
             ax.set_xlabel(f"image {k}: {votes}" + " *" * (row["vote"] == k), fontsize=9)
     return fig
 
@@ -83,18 +84,25 @@ def learning_curves(logs, keys=CURVES, smooth=9):
         ax.set_xlabel("step", fontsize=9)
         ax.tick_params(labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _flat_is_flat(ax)
+        _fit(ax, key)
     for ax in axes.flat[len(keys):]:
         ax.set_axis_off()
     legend(fig)
     return fig
 
 
-def _flat_is_flat(ax):
-    """Curves that never move get no axis on which rounding would look like movement."""
+def _fit(ax, key):
+    """A share is seen from 0 to 1, and other curves that hardly move get no axis on which that would look like much."""
+    if not ax.lines:
+        return
+    if key in SHARES:
+        ax.set_ylim(-0.03, 1.03)
+        return
     low, high = ax.dataLim.intervaly
-    if ax.lines and high - low < 1e-9:
-        ax.set_ylim(low - 0.5, high + 0.5)
+    least = 0.2 * max(abs(low), abs(high)) or 1.0
+    if high - low < least:
+        middle = (low + high) / 2
+        ax.set_ylim(middle - 0.55 * least, middle + 0.55 * least)
 
 
 def _curve(ax, entries, method, smooth):

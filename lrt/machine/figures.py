@@ -53,8 +53,8 @@ def _bars(rows: Mapping[str, Mapping[str, float]], title: str, unit: str):
             ax.barh(y, value, 0.62, left=left, color=PALETTE[i % 7], hatch=HATCHES[i % 7], edgecolor="white",
                     label=name)
             left += value
-        ax.annotate(f"{left:.1f}", (left, y), (5, 0), textcoords="offset points", va="center", fontsize=9, zorder=5,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+        ax.annotate(f"{left:.1f}", (left, y - 0.31), (0, 1), textcoords="offset points", ha="right", va="bottom",
+                    fontsize=9, zorder=5)  # above the bar's end: a card may end just behind it
     ax.set_yticks(range(len(rows)), list(rows))
     ax.invert_yaxis()
     ax.set_xlabel(unit)
