@@ -57,6 +57,23 @@ def test_a_later_tier_stands_below_the_first_and_tells_its_own_effects(tmp_path)
     assert alone.fig is None and not alone.effects and not alone.told
 
 
+def test_the_reason_is_told_against_plain_grpo_and_the_same_noise(tmp_path):
+    for seed in range(5):
+        written(tmp_path, cell("grpo", seed), looking)
+        written(tmp_path, cell("no_verdict", seed), tinted)
+    told = study_page.heard_alone(read_runs(tmp_path), ("flip",))
+    assert len(told) == 2 and "no verdict, answers that flip: +100.0" in told[0] and "Not all of it" in told[1]
+    for seed in range(5):
+        written(tmp_path, cell("permuted_no_verdict", seed), looking)
+    runs = read_runs(tmp_path)
+    told = study_page.heard_alone(runs, ("flip",))
+    assert "against permuted no verdict (5 seeds): higher, which is worse" in told[1]
+    assert "it is so (5 seeds)" in told[2]
+    block = study_page.readme_block(runs, read_grid(), read_claims())
+    assert "**Why?**" in block and told[2] in block
+    assert study_page.heard_alone([run for run in runs if run.cell.method == "grpo"]) == []
+
+
 def test_long_runs_are_shown_over_training_and_held_against_plain_grpo(tmp_path):
     for seed in range(5):
         written(tmp_path, cell("grpo_long", seed), looking)

@@ -111,6 +111,8 @@ def tiers_part(runs: Sequence[Run], grid: Grid, figures: Path) -> str:
         save(shown.fig, path, alt)
         parts.append(figure(path, alt, f"{TINY}. The first tier's methods stand on top, on the same seeds. A bar that "
                                        "leaves its panel goes on; no side is named from fewer than five seeds."))
+        if tier.name == "heard":
+            parts.append(bullets(study_page.heard_alone(runs)))
     return "\n".join([*parts, displaced_part(runs, grid, figures)])
 
 

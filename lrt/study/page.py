@@ -27,6 +27,7 @@ from lrt.style import look, save
 
 LISTENERS = ("listener_base", "listener_reader")
 LONG = "grpo_long", "reader_long"
+REASON = "flip", "in_distribution", f"contradiction/{study_tables.JUDGE}", "told"
 NAME, LONG_NAME = "study_effects", "study_long"  # of the pictures, as notebook 06 calls them
 HOW = ("A dot is one seed: its run minus plain GRPO's run of that seed. Bars: 95 % intervals over seeds and prompts. "
        "Reader: a listener that passed a reading test; rule: pays if the trace's own verdict is the vote, no model; "
@@ -124,6 +125,19 @@ def long_runs(runs: Sequence[Run]) -> LaterTier | None:
     return LaterTier(effects, told, study_plots.over_training(table, "900 steps", plain=plain))
 
 
+def heard_alone(runs: Sequence[Run], names: Sequence[str] = REASON) -> list[str]:
+    """What hearing the statements without the verdict does, against plain GRPO and against the same p dealt out at
+    random, and whether the plan's guess at a reason is borne out; [] if nothing of it was run. The first of `names` is
+    what was guessed about."""
+    against = [[e for e in versus(runs, "no_verdict", other, names) if e.seeds]
+               for other in (study_tables.PLAIN, "permuted_no_verdict")]
+    if not any(against):
+        return []
+    told = [text for own in against for e in own for text in study_story.effect_sentences([e], e.measure)]
+    first = [e for own in against for e in own[:1]] if all(against) else []
+    return [*told, study_story.both_clear(first, "The guess: more answers flip than with either, clearly.")]
+
+
 def long_sentences(shown: LaterTier) -> list[str]:
     """The reader's runs against plain GRPO's after 900 steps, measure by measure."""
     return [text for e in shown.effects for text in study_story.effect_sentences([e], e.measure)]
@@ -141,7 +155,7 @@ def readme_block(runs: Sequence[Run], grid: Grid, asked: Sequence[claims.Claim])
     picture = f"![{alt}](book/figures/{NAME}.png)"
     lines = "\n".join(f"- {text}" for text in paragraphs(runs, grid, asked, details=False))
     return (f"{MARKS[0]}\n{picture}\n\n*Tiny world, every run of it trained here. {HOW}*\n\n{lines}\n\n{levels(main)}"
-            f"{_long_block(runs)}{MARKS[1]}")
+            f"{_long_block(runs)}{_heard_block(runs)}{MARKS[1]}")
 
 
 def _long_block(runs: Sequence[Run]) -> str:
@@ -152,6 +166,14 @@ def _long_block(runs: Sequence[Run]) -> str:
     lines = "\n".join(f"- {text}" for text in long_sentences(shown))
     return (f"\n**Three times as long** (tiny world; added to the plan later; no control was run for 900 steps):\n\n"
             f"![{' '.join(shown.told)}](book/figures/{LONG_NAME}.png)\n\n{lines}\n")
+
+
+def _heard_block(runs: Sequence[Run]) -> str:
+    """The README's part on the reason; "" without runs of it."""
+    lines = "\n".join(f"- {text}" for text in heard_alone(runs, ("flip",)))
+    return ("\n**Why?** A guess, added to the plan later: a listener that hears statements without the verdict pays "
+            "descriptions that speak for the voted image, and nine votes of ten are for the warm one (tiny world).\n\n"
+            f"{lines}\n") if lines else ""
 
 
 def in_readme(text: str, block: str) -> str:
