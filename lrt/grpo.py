@@ -220,6 +220,6 @@ def train_grpo(
         "weights": list(weights),
         "pairs": pairs_id(pairs),
     }
-    if heard := who_listens(reward_funcs):  # models, not addresses: a server may have moved
-        call["listeners"] = [{name: value for name, value in one.items() if name != "listeners"} for one in heard]
+    if heard := who_listens(reward_funcs):
+        call["listeners"] = heard
     return run(loaded, make_trainer, call, settings.seed, settings.steps, out_dir, on_step)

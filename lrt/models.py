@@ -175,15 +175,15 @@ def _load_adapter(name: str, where: str, config: Path, device, dtype, trainable:
 
 
 def merged(model, name: str):
-    """The model with its adapter, if it has one, added to its weights: a second adapter put on a first one would take
-    its place. ValueError on weights in 4 bits, where the sum would be rounded."""
+    """The model with its adapter, if it has one, added to its weights and rounded to their precision: a second adapter
+    put on a first one would take its place. ValueError on weights in 4 bits, which would round it away."""
     from peft import PeftModel
 
     if not isinstance(model, PeftModel):
         return model
     if getattr(model, "is_loaded_in_4bit", False):
         raise ValueError(f"{name} is an adapter on weights in 4 bits, and cannot become part of them without loss: "
-                         "begin from whole weights, or load it with weights=bf16")
+                         "load it with weights=fp16 or bf16, or begin from the base")
     return model.merge_and_unload()
 
 

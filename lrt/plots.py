@@ -223,8 +223,9 @@ def reliability_diagram(bins, ece, name="listener"):
     top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
     many = [b for b in full if b["n"] >= 10]
     top.plot([b["confidence"] for b in many], [b["accuracy"] for b in many], "o-", color=BLUE, label=name)
-    top.plot(*([b[key] for b in full if b["n"] < 10] for key in ("confidence", "accuracy")), "o", color="white",
-             markeredgecolor=BLUE, label="fewer than 10 cases")
+    few = [b for b in full if b["n"] < 10]
+    top.plot([b["confidence"] for b in few], [b["accuracy"] for b in few], "o", color="white", markeredgecolor=BLUE,
+             label="fewer than 10 cases" if few else None)
     top.set(ylabel="came true (% of cases)", ylim=(-0.03, 1.03), xlim=(-0.02, 1.02))
     bottom.bar([(b["low"] + b["high"]) / 2 for b in bins], [b["n"] for b in bins],
                width=[0.9 * (b["high"] - b["low"]) for b in bins], color=SKY)

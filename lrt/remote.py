@@ -89,10 +89,10 @@ class RemoteListener:
         settings: RemoteSettings | None = None,
         verdict: bool = True,
     ):
-        self.url, where = _endpoint(url)
+        self.url, self.where = _endpoint(url)
         self.model, self.wording, self.verdict = model, wording, verdict
         self.settings = settings or RemoteSettings()
-        self.name = f"{model} at {where}" + ("" if verdict else ", verdict removed")
+        self.name = model + ("" if verdict else ", verdict removed")  # not the address: a server may move
         self.unscored: Counter[str] = Counter()
         self._gates: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
@@ -142,7 +142,8 @@ class RemoteListener:
             self.unscored += failed
             total = sum(map(len, traces_BG))
             why = ", ".join(f"{reason} {n}" for reason, n in failed.most_common())
-            log.warning("listener %s: %d of %d traces not scored: %s", self.name, failed.total(), total, why)
+            who, lost = f"{self.name} at {self.where}", failed.total()
+            log.warning("listener %s: %d of %d traces not scored: %s", who, lost, total, why)
         return [[asked.result() for asked in group] for group in asked_BG]
 
     def _gate(self) -> asyncio.Semaphore:
@@ -206,8 +207,9 @@ def check_answer(listener: RemoteListener, prompt: str, images: Sequence, patien
     ((p,),) = trial.p_first([prompt], [images], [["image 1 is better ."]])
     if p is None:
         why = ", ".join(trial.unscored) or "no reason given"
-        raise ValueError(f"listener {listener.name} does not score a pair ({why}): is its server up, and is this the "
-                         "name under which it serves the model? Nothing was trained")
+        who = f"{listener.name} at {listener.where}"
+        raise ValueError(f"listener {who} does not score a pair ({why}): is its server up, and is this the name under "
+                         "which it serves the model? Nothing was trained")
 
 
 def _endpoint(url: str) -> tuple[str, str]:

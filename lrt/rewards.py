@@ -104,12 +104,12 @@ class ListenerReward:
 
 
 def who_listens(functions: Sequence[Callable]) -> list[dict]:
-    """The listeners behind reward functions (by name, and their models, which a server's name holds with its address),
-    how they combine, and whether they hear the verdict: for a run's record. [] where none is."""
+    """The listeners behind reward functions, by name (which says if the verdict is removed), and how they combine: for
+    a run's record. [] where none is."""
     heard = [(f, getattr(f, "listeners", [f.listener])) for f in functions if isinstance(f, ListenerReward)]
-    return [{"reward": f.__name__, "listeners": [ear.name for ear in ears],
-             "models": [getattr(ear, "model", ear.name) for ear in ears], "combine": getattr(f, "how", None),
-             "verdict": f.verdict} for f, ears in heard]
+    removed = {True: "", False: ", verdict removed"}
+    return [{"reward": f.__name__ + removed[f.verdict], "listeners": [ear.name for ear in ears],
+             "combine": getattr(f, "how", None)} for f, ears in heard]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ STUDY = {  # of the study, beside base and GRPO; its other methods are grey (`lo
     "listener_reader": ("reader as listener", BLUE, "D"),
     "rule": ("rule", ORANGE, "X"),
     "permuted": ("permuted", PURPLE, "P"),
+    "no_verdict": ("reader, verdict removed", GREY, "v"),
+    "permuted_no_verdict": ("reader, verdict removed, permuted", GREY, "^"),
     "grpo_long": ("plain GRPO, 900 steps", VERMILION, "^"),  # never in one figure with the same method's short runs
     "reader_long": ("reader, 900 steps", BLUE, "D"),
 }

@@ -7,7 +7,6 @@ import pytest
 import study_runs
 
 from lrt.study import displaced, logs
-from lrt.study.grid import read_grid
 
 LABELS = {"grpo": "DPO", "rule": "DPO with a leash"}  # any two methods will do: what a run logs is what counts
 
@@ -37,7 +36,8 @@ def test_means_are_of_the_steps_since_the_measurement_before(runs):
 
 def test_words_and_lines_are_those_of_the_runs(runs):
     table = displaced.displacement(runs)
-    fall, leash = displaced.told(table, LABELS | read_grid().labels | LABELS)
+    fall, leash = displaced.told(table, LABELS)
+    assert fall.startswith("GRPO (2 seeds)") and "less likely than at first in 2 of 2" in fall and "0 of 2" in leash
     assert "log p of the chosen from -5.0 to -11.5" in fall and "run by run: 100 %, 100 %" in fall
     assert "log p of the chosen from -4.0 to -4.0" in leash and "the loss from 0.70 to 0.70" in leash
     top, _, bottom, _ = displaced.picture(table, LABELS).axes

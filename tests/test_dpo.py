@@ -144,7 +144,8 @@ def test_the_loss_is_dpos_against_the_first_model(base, tmp_path, talks, device,
     _, log, samples, preferred = train(base, tmp_path / "two", device, DPOSettings(steps=2, **settings), pairs=pairs)
     first, losses = load(base, device, torch.float32), []
     at_first = sft_weight * sft_term(first, preferred)
-    assert log[0]["loss"] - at_first == pytest.approx(math.log(2), abs=1e-4) and log[0]["rewards/margins"] == 0
+    assert log[0]["loss"] - at_first == pytest.approx(math.log(2), abs=1e-4 if sft_weight else 1e-6)
+    assert log[0]["rewards/margins"] == 0
     for row in preferred:
         ratios = [log_p(after_one, row["prompt"], row["images"], row[side])[0]
                   - log_p(first, row["prompt"], row["images"], row[side])[0] for side in ("chosen", "rejected")]

@@ -233,6 +233,8 @@ ERRORS = {  # what is replaced, by what, what the error must name
     "a tier of one method's name": ('methods = ["listened", "long"]', 'methods = "long"', "tier second, methods: a li"),
     "methods besides questions": ("seeds = 3", 'seeds = 3\nquestions = {"How?" = ["long"]}', "methods, or questions"),
     "questions without methods": ('methods = ["listened", "long"]', 'questions = {"How?" = []}', "second, methods: "),
+    "a method in two questions": ('methods = ["listened", "long"]',
+                                  'questions = {"How?" = ["long"], "Why?" = ["long"]}', "second: a method .* twice"),
     "a question with one name": ('methods = ["listened", "long"]', 'questions = {"How?" = "long"}', "list of .* 'How?"),
     "questions no table": ('methods = ["listened", "long"]', 'questions = ["long"]', "tier second, questions: a table"),
     "a tier of an unknown method": ('"listened", "long"]', '"listened", "lnog"]', "tier second: no method 'lnog'"),

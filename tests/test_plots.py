@@ -276,6 +276,8 @@ def test_reliability_diagram():
     assert "12.3 points" in title(fig) and "reader" in title(fig)
     many, few = (np.transpose(line.get_data()) for line in top.lines[1:3])
     assert not len(many) and few == pytest.approx(np.array([[0.1, 0], [0.4, 0], [0.85, 1]])), "no line through so few"
+    full = plots.reliability_diagram(stats.reliability([0.1] * 10 + [0.9], [0] * 9 + [1] * 2, 5), 0.1, "reader").axes[0]
+    assert [list(map(len, line.get_data())) for line in full.lines[1:3]] == [[1, 1], [1, 1]]
     assert [b.get_height() for b in bottom.patches] == [1, 0, 1, 0, 2]
 
 
@@ -315,6 +317,15 @@ def test_learning_curves_panels_runs_and_seeds():
     assert mean.get_ydata()[4:-4] == pytest.approx(raw.get_ydata()[4:-4])   # the mean of a line is the line
     several = plots.learning_curves({"grpo": [log(reward=1)] * 3, "sft": [log(reward=2)] * 3}, {"reward": "r"})
     assert "3 seeds" in title(several) and len(several.axes[0].lines) == 12 and legend(several) == ["SFT", "GRPO"]
+
+
+def test_a_share_is_seen_from_0_to_1_and_what_hardly_moves_looks_so():
+    keys = ["frac_reward_zero_std", "completions/mean_length"]
+    entries = [{"step": n, keys[0]: 0.01 * n, keys[1]: 38 + 0.01 * n} for n in range(5)]
+    share, length = plots.learning_curves({"grpo": entries}, keys).axes[:2]
+    assert share.get_ylim() == pytest.approx((-0.03, 1.03))
+    low, high = length.get_ylim()
+    assert low < 36 and high > 40
 
 
 def test_learning_curves_leave_out_steps_that_did_not_log_a_key():

@@ -225,7 +225,7 @@ def test_a_process_that_outlives_its_study_keeps_the_folder(fake):
     run(fake, cells("a.s0"))
 
 
-def test_the_bar_begins_where_an_interrupted_run_goes_on_and_not_where_its_log_ended(fake):
+def test_the_bar_begins_where_an_interrupted_run_goes_on_and_not_where_its_log_ended(fake, monkeypatch):
     (cell,) = cells("endless.s0")
     out = fake / "runs" / cell.name
     log = wrote(out / "log.jsonl", "".join(f'{{"step": {n}}}\n' for n in range(1, 31)))
@@ -233,6 +233,8 @@ def test_the_bar_begins_where_an_interrupted_run_goes_on_and_not_where_its_log_e
     with only_run(fake / "runs") as lock:
         pool = study._Pool([cell], fake / "runs", fake / "logs", 1, print, lock)
     assert pool.bar.n == 0  # no checkpoint: from the beginning
+    monkeypatch.setattr(study, "last_checkpoint", lambda path: (path / "checkpoint-25", 25))
+    assert study.resumed_at(cell, out) == 25
     since = time.time() - 60
     assert pool._steps(cell.name, since) == 0
     log.write_text('{"step": 1}\n{"step": 2}\n')

@@ -62,15 +62,16 @@ def test_the_reason_is_told_against_plain_grpo_and_the_same_noise(tmp_path):
         written(tmp_path, cell("grpo", seed), looking)
         written(tmp_path, cell("no_verdict", seed), tinted)
     told = study_page.heard_alone(read_runs(tmp_path), ("flip",))
-    assert len(told) == 2 and "no verdict, answers that flip: +100.0" in told[0] and "Not all of it" in told[1]
+    assert len(told) == 2 and "Not all of it" in told[1]
+    assert told[0].startswith("reader, verdict removed, answers that flip: +100.0")
     for seed in range(5):
         written(tmp_path, cell("permuted_no_verdict", seed), looking)
     runs = read_runs(tmp_path)
     told = study_page.heard_alone(runs, ("flip",))
-    assert "against permuted no verdict (5 seeds): higher, which is worse" in told[1]
+    assert "against reader, verdict removed, permuted (5 seeds): higher, which is worse" in told[1]
     assert "it is so (5 seeds)" in told[2]
     block = study_page.readme_block(runs, read_grid(), read_claims())
-    assert "**Why?**" in block and told[2] in block
+    assert "**Is it the listening that does it?**" in block and told[2] in block
     assert study_page.heard_alone([run for run in runs if run.cell.method == "grpo"]) == []
 
 

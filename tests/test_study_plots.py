@@ -85,6 +85,13 @@ def test_a_later_tier_stands_beside_the_first_on_its_own_seeds(dials):
     assert tables.beside_first(dials, plan, "reason") == []
 
 
+def test_a_tier_shows_its_own_seeds_though_another_has_more_of_a_method(tmp_path):
+    study_runs.written(tmp_path, ["grpo", "rule", "grpo_long", "reader_long"], range(6))
+    runs, plan = logs.read_runs(tmp_path), grid.read_grid()
+    of = {tier: {run.cell.seed for run in tables.beside_first(runs, plan, tier)} for tier in ("3", "long")}
+    assert of == {"3": {0, 1, 2}, "long": set(range(6))}
+
+
 def comparison(*rows, method="rule", name="flip"):
     return pd.DataFrame([(name, method, seed, *row) for seed, row in enumerate(rows)],
                         columns=["measure", "method", "seed", "value", "low", "high"])

@@ -50,6 +50,8 @@ def read(files: Files, share: float = 1.0, limit: int | None = None, whole: bool
         pairs, problems = readable_pairs(files.path) if files.skip_bad else (folder_pairs(files.path), [])
         if share < 1:
             pairs = pairs.select([i for i, prompt in enumerate(pairs["prompt"]) if in_share(prompt, share)])
+            if not len(pairs):
+                raise ValueError(f"{files.path}: no pairs in it in a share of {share} of its prompts")
         return pairs.select(range(len(pairs) if limit is None else min(len(pairs), limit))), problems
     if files.source in sources.READERS and files.images is None and sources.needs_folder(files.source, files.path):
         raise ValueError(f"{files.path} only names its images: say where the images are (--images FOLDER)")

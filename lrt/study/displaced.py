@@ -11,7 +11,7 @@ import pandas as pd
 from lrt.stats import NAN
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean
-from lrt.study.plots import FAINT, something
+from lrt.study.plots import FAINT, behind, something
 from lrt.study.tables import in_blocks
 from lrt.study.words import label_of, seeds_text, share
 from lrt.style import BLACK, GREY, figure, percent, words
@@ -29,7 +29,8 @@ def displacement(runs: Sequence[Run]) -> pd.DataFrame:
         means = [{0: run.steps[column].iloc[0]} | dict(in_blocks(run, column)) for column in LOGGED]
         for step, table in run.history().items():
             logged = (own.get(step, NAN) for own in means)
-            rows.append((run.cell.method, run.cell.seed, step, *logged, mean(table, "parsable")))
+            whole = run.final if step == run.cell.steps else table  # the last measurement has more pairs
+            rows.append((run.cell.method, run.cell.seed, step, *logged, mean(whole, "parsable")))
     return pd.DataFrame(rows, columns=["method", "seed", "step", *LOGGED.values(), "parsable"])
 
 
@@ -38,8 +39,7 @@ def picture(table: pd.DataFrame, labels: Mapping[str, str]):
     greedy completions are in the format; a line a run. table: `displacement`."""
     something(table, "runs that log both completions")
     methods = list(dict.fromkeys(table["method"]))
-    runs = table.groupby("method")["seed"].nunique().max()
-    title = f"What DPO's loss leaves likely ({seeds_text(int(runs))} each; a line is a run)"
+    title = f"What DPO's loss leaves likely ({behind(table)}; a line is a run)"
     fig, axes = figure(title, 2, len(methods), size=(max(5, 3.6 * len(methods)), 4.2), sharex=True, sharey="row")
     for column, method in zip(axes.T, methods, strict=True):
         for i, (_, run) in enumerate(table[table["method"] == method].groupby("seed")):
@@ -49,7 +49,7 @@ def picture(table: pd.DataFrame, labels: Mapping[str, str]):
             column[1].plot(run["step"], run["parsable"], color=BLACK, **{**FAINT, "linewidth": 1.2})
         column[0].set_title(words(label_of(method, labels), 34), fontsize=9.5)
         column[1].set(xlabel="step", ylim=(-0.03, 1.03))
-    axes[0, 0].set_ylabel("log p of a completion", fontsize=9)
+    axes[0, 0].set_ylabel("log p of a completion (nats)", fontsize=9)
     axes[0, 0].legend(frameon=False, fontsize=8.5)
     axes[1, 0].set_ylabel("in the format (%)", fontsize=9)
     percent(axes[1, 0].yaxis)
@@ -65,6 +65,8 @@ def told(table: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
                           for side in SIDES)
         moved += f"; the loss from {first['loss'].mean():.2f} to {last['loss'].mean():.2f}"
         kept = ", ".join(share(value) for value in last["parsable"])
-        sentences.append(f"{label_of(method, labels)} ({seeds_text(len(last))}): {moved}; greedy completions in the "
-                         f"format at the end, run by run: {kept}.")
+        fell = sum(last["chosen"].to_numpy() < first["chosen"].to_numpy())
+        sentences.append(f"{label_of(method, labels)} ({seeds_text(len(last))}): {moved}; the chosen ones ended less "
+                         f"likely than at first in {fell} of {len(last)}; greedy completions in the format at the end, "
+                         f"run by run: {kept}.")
     return sentences

@@ -232,6 +232,8 @@ def _tier(name: str, tier: Any, changes: dict, path: Path) -> Tier:
         raise ValueError(f"{where}, methods: a list of at least one method, not {methods!r}")
     if unknown := [m for m in methods if m not in changes]:
         raise ValueError(f"{where}: no method {unknown[0]!r}; there are {', '.join(changes)}")
+    if len(set(methods)) < len(methods):
+        raise ValueError(f"{where}: a method stands there twice")
     if not fits(seeds, int) or seeds < 1:
         raise ValueError(f"{where}: seeds is how many there are, at least 1, not {seeds!r}")
     if not fits(why, str):
