@@ -21,7 +21,7 @@ from PIL import Image
 import lrt
 from lrt.files import write_text
 
-LIMIT = 950_000  # bytes of a copy; the figures with a line or a dot a run are the largest
+LIMIT = 1_250_000  # bytes of a copy; the figures with a line or a dot a run are the largest
 PALETTES = (("png", 256), ("webp", 256), ("webp", 128), ("webp", 64))  # in turn
 INJECTED = "injected-parameters"
 WIDGETS = "application/vnd.jupyter.widget-view+json"
