@@ -62,7 +62,9 @@ def test_the_reason_is_told_against_plain_grpo_and_the_same_noise(tmp_path):
         written(tmp_path, cell("grpo", seed), looking)
         written(tmp_path, cell("no_verdict", seed), tinted)
     told = study_page.heard_alone(read_runs(tmp_path), ("flip",))
-    assert len(told) == 2 and "Not all of it" in told[1]
+    assert len(told) == 3 and "Not all of it" in told[1]
+    assert told[2].startswith("Without seeds 0 and 1, whose runs suggested it: reader, verdict removed")
+    assert "(3 seeds)" in told[2]
     assert told[0].startswith("reader, verdict removed, answers that flip: +100.0")
     for seed in range(5):
         written(tmp_path, cell("permuted_no_verdict", seed), looking)

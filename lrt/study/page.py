@@ -23,10 +23,12 @@ from lrt.study.outcomes import mean, measure
 from lrt.study.pool import logs_folder
 from lrt.study.report import markdown
 from lrt.study.verdicts import decided, lead, prevents
+from lrt.study.words import listed
 from lrt.style import look, save
 
 LISTENERS = ("listener_base", "listener_reader")
 LONG = "grpo_long", "reader_long"
+SUGGESTED = 0, 1  # seeds of no_verdict that had been looked at when the guess was written (PLAN.md)
 REASON = "flip", "in_distribution", f"contradiction/{study_tables.JUDGE}", "told"
 NAME, LONG_NAME = "study_effects", "study_long"  # of the pictures, as notebook 06 calls them
 HOW = ("A dot is one seed: its run minus plain GRPO's run of that seed. Bars: 95 % intervals over seeds and prompts. "
@@ -135,7 +137,11 @@ def heard_alone(runs: Sequence[Run], names: Sequence[str] = REASON) -> list[str]
         return []
     told = [text for own in against for e in own for text in study_story.effect_sentences([e], e.measure)]
     first = [e for own in against for e in own if e.measure == names[0]] if all(against) else []
-    return [*told, study_story.both_clear(first, "The guess: more answers flip than with either, clearly.")]
+    told.append(study_story.both_clear(first, "The guess: more answers flip than with either, clearly."))
+    others = [run for run in runs if run.cell.seed not in SUGGESTED]
+    unseen = [e for e in versus(others, "no_verdict", study_tables.PLAIN, names[:1]) if e.seeds]
+    lead = f"Without seeds {listed(map(str, SUGGESTED))}, whose runs suggested it"
+    return told + [f"{lead}: {text}" for text in study_story.effect_sentences(unseen, names[0])]
 
 
 def long_sentences(shown: LaterTier) -> list[str]:
