@@ -39,7 +39,6 @@ SECONDS = {
         "04_listener_rewards": Phases(25, 2, 15),
         "05_contradictions": Phases(150),
         "06_controls": Phases(40),
-        "07_real_scale": Phases(30),
     },
 }
 UNKNOWN = Phases(30)  # a notebook that is not in the table
