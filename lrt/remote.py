@@ -96,6 +96,9 @@ class RemoteListener:
         self.unscored: Counter[str] = Counter()
         self._gates: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
+    def __str__(self) -> str:
+        return f"{self.name} at {self.where}"
+
     @classmethod
     def at(cls, address: str, wording: Wording = ENGLISH_WORDING) -> "RemoteListener":
         """The listener at `http://host:8000/v1#owner/model`. ValueError where the model is not named."""
@@ -142,8 +145,7 @@ class RemoteListener:
             self.unscored += failed
             total = sum(map(len, traces_BG))
             why = ", ".join(f"{reason} {n}" for reason, n in failed.most_common())
-            who, lost = f"{self.name} at {self.where}", failed.total()
-            log.warning("listener %s: %d of %d traces not scored: %s", who, lost, total, why)
+            log.warning("listener %s: %d of %d traces not scored: %s", self, failed.total(), total, why)
         return [[asked.result() for asked in group] for group in asked_BG]
 
     def _gate(self) -> asyncio.Semaphore:
@@ -207,9 +209,8 @@ def check_answer(listener: RemoteListener, prompt: str, images: Sequence, patien
     ((p,),) = trial.p_first([prompt], [images], [["image 1 is better ."]])
     if p is None:
         why = ", ".join(trial.unscored) or "no reason given"
-        who = f"{listener.name} at {listener.where}"
-        raise ValueError(f"listener {who} does not score a pair ({why}): is its server up, and is this the name under "
-                         "which it serves the model? Nothing was trained")
+        raise ValueError(f"listener {listener} does not score a pair ({why}): is its server up, and is this the name "
+                         "under which it serves the model? Nothing was trained")
 
 
 def _endpoint(url: str) -> tuple[str, str]:

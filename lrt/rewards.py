@@ -107,9 +107,8 @@ def who_listens(functions: Sequence[Callable]) -> list[dict]:
     """The listeners behind reward functions, by name (which says if the verdict is removed), and how they combine: for
     a run's record. [] where none is."""
     heard = [(f, getattr(f, "listeners", [f.listener])) for f in functions if isinstance(f, ListenerReward)]
-    removed = {True: "", False: ", verdict removed"}
-    return [{"reward": f.__name__ + removed[f.verdict], "listeners": [ear.name for ear in ears],
-             "combine": getattr(f, "how", None)} for f, ears in heard]
+    return [{"reward": f.__name__ + ("" if f.verdict else ", verdict removed"),
+             "listeners": [ear.name for ear in ears], "combine": getattr(f, "how", None)} for f, ears in heard]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from lrt.style import BLACK, GREY, figure, percent, words
 
 LOGGED = {"logp_chosen": "chosen", "logp_rejected": "rejected", "loss": "loss"}
 SIDES = ("chosen", "rejected")
+LINE = FAINT | {"linewidth": 1.2}
 
 
 def displacement(runs: Sequence[Run]) -> pd.DataFrame:
@@ -45,8 +46,8 @@ def picture(table: pd.DataFrame, labels: Mapping[str, str]):
         for i, (_, run) in enumerate(table[table["method"] == method].groupby("seed")):
             for side, colour in (("rejected", GREY), ("chosen", BLACK)):
                 column[0].plot(run["step"], run[side], color=colour, label=side if i == 0 else None,
-                               **{**FAINT, "linewidth": 1.2})
-            column[1].plot(run["step"], run["parsable"], color=BLACK, **{**FAINT, "linewidth": 1.2})
+                               **LINE)
+            column[1].plot(run["step"], run["parsable"], color=BLACK, **LINE)
         column[0].set_title(words(label_of(method, labels), 34), fontsize=9.5)
         column[1].set(xlabel="step", ylim=(-0.03, 1.03))
     axes[0, 0].set_ylabel("log p of a completion (nats)", fontsize=9)

@@ -110,14 +110,18 @@ class Grid:
             raise ValueError(f"no method {method!r} in the grid; there are {', '.join(self.changes)}")
         return Cell.from_dict({"method": method, "seed": seed, **self.changes[method]})
 
+    def tier(self, name: str) -> Tier:
+        """ValueError for a tier that the file does not have."""
+        known = {tier.name: tier for tier in self.tiers}
+        return known[self._known(name, known, "tier")]
+
     def cells(self, tiers: Iterable[str] | None = None, methods: Iterable[str] | None = None,
               seeds: Sequence[int] | None = None) -> list[Cell]:
         """The runs asked for, seed by seed, so that what is there at any time compares all methods on the same seeds.
 
         Without `tiers` all of them; `methods` and `seeds` keep only those named. ValueError for an unknown name.
         """
-        known = {tier.name: tier for tier in self.tiers}
-        chosen = [known[self._known(name, known, "tier")] for name in tiers] if tiers else list(self.tiers)
+        chosen = [self.tier(name) for name in tiers] if tiers else list(self.tiers)
         wanted = {self._known(name, self.changes, "method") for name in methods} if methods else set(self.changes)
         found: dict[tuple[str, int], Cell] = {}
         for tier in chosen:

@@ -29,7 +29,7 @@ from lrt.style import look, save
 LISTENERS = ("listener_base", "listener_reader")
 LONG = "grpo_long", "reader_long"
 SUGGESTED = 0, 1  # seeds of no_verdict that had been looked at when the guess was written (PLAN.md)
-REASON = "flip", "in_distribution", f"contradiction/{study_tables.JUDGE}", "told"
+ASKED = "flip", "in_distribution", f"contradiction/{study_tables.JUDGE}", "told"
 NAME, LONG_NAME = "study_effects", "study_long"  # of the pictures, as notebook 06 calls them
 HOW = ("A dot is one seed: its run minus plain GRPO's run of that seed. Bars: 95 % intervals over seeds and prompts. "
        "Reader: a listener that passed a reading test; rule: pays if the trace's own verdict is the vote, no model; "
@@ -101,7 +101,7 @@ class LaterTier:
 def later_tier(runs: Sequence[Run], grid: Grid, tier: str) -> LaterTier | None:
     """A later tier's differences from plain GRPO at the last step, below those of the first tier on the same seeds.
     None if none of its runs is there."""
-    [asked] = [t for t in grid.tiers if t.name == tier]
+    asked = grid.tier(tier)
     beside = study_tables.beside_first(runs, grid, tier)
     if not beside:
         return None
@@ -120,33 +120,37 @@ def long_runs(runs: Sequence[Run]) -> LaterTier | None:
     own = [run for run in runs if run.cell.method in LONG]
     if not own:
         return None
-    names = study_tables.measured(own, ["flip", "in_distribution", f"contradiction/{study_tables.JUDGE}", "told"])
+    names = study_tables.measured(own, ASKED)
     table, (plain, reader) = study_tables.curves(own, names), LONG
     told = [study_story.over_training(table, name) for name in names]
     effects = [e for e in versus(own, reader, plain, ["conflict", *names]) if e.seeds]
     return LaterTier(effects, told, study_plots.over_training(table, "900 steps", plain=plain))
 
 
-def heard_alone(runs: Sequence[Run], names: Sequence[str] = REASON) -> list[str]:
+def heard_alone(runs: Sequence[Run], names: Sequence[str] = ASKED) -> list[str]:
     """What hearing the statements without the verdict does, against plain GRPO and against the same p dealt out at
     random, and whether the plan's guess at a reason is borne out; [] if nothing of it was run. The first of `names` is
     what was guessed about."""
-    against = [[e for e in versus(runs, "no_verdict", other, names) if e.seeds]
-               for other in (study_tables.PLAIN, "permuted_no_verdict")]
-    if not any(against):
+    against = [versus(runs, "no_verdict", other, names) for other in (study_tables.PLAIN, "permuted_no_verdict")]
+    told = [text for own in against for text in _each(own)]
+    if not told:
         return []
-    told = [text for own in against for e in own for text in study_story.effect_sentences([e], e.measure)]
-    first = [e for own in against for e in own if e.measure == names[0]] if all(against) else []
-    told.append(study_story.both_clear(first, "The guess: more answers flip than with either, clearly."))
+    told.append(study_story.both_clear([own[0] for own in against],
+                                       "The guess: more answers flip than with either, clearly."))
     others = [run for run in runs if run.cell.seed not in SUGGESTED]
-    unseen = [e for e in versus(others, "no_verdict", study_tables.PLAIN, names[:1]) if e.seeds]
+    unseen = versus(others, "no_verdict", study_tables.PLAIN, names[:1])
     lead = f"Without seeds {listed(map(str, SUGGESTED))}, whose runs suggested it"
-    return told + [f"{lead}: {text}" for text in study_story.effect_sentences(unseen, names[0])]
+    return told + [f"{lead}: {text}" for text in _each(unseen)]
 
 
 def long_sentences(shown: LaterTier) -> list[str]:
     """The reader's runs against plain GRPO's after 900 steps, measure by measure."""
-    return [text for e in shown.effects for text in study_story.effect_sentences([e], e.measure)]
+    return _each(shown.effects)
+
+
+def _each(effects: Sequence[Effect]) -> list[str]:
+    """A sentence an effect, whatever it measures; none where nothing was run."""
+    return [text for e in effects for text in study_story.effect_sentences([e], e.measure)]
 
 
 def whole() -> tuple[list[Run], Grid, list[claims.Claim]]:

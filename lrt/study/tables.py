@@ -36,7 +36,7 @@ def of_methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def beside_first(runs: Sequence[Run], grid: Grid, tier: str) -> list[Run]:
     """The runs of a tier and, on the seeds that it has, those of the first; [] if none of its own was run."""
-    [asked] = [t for t in grid.tiers if t.name == tier]
+    asked = grid.tier(tier)
     own = [run for run in runs if run.cell.method in asked.methods and run.cell.seed in asked.seeds]
     seeds = {run.cell.seed for run in own}
     return own + [run for run in runs if run.cell.method in grid.tiers[0].methods and run.cell.seed in seeds]
