@@ -19,7 +19,7 @@ from lrt.evaluate import to_records
 from lrt.listener import LocalListener
 from lrt.metrics import answers, correct, labels, rate
 from lrt.models import Loaded
-from lrt.prompts import heard, verdict_of
+from lrt.prompts import flip_verdict, heard, verdict_of
 from lrt.stats import NAN, Interval, Record, ece, reliability
 
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -64,6 +64,18 @@ def own_confidence(loaded: Loaded, frame: pd.DataFrame, pairs: Dataset) -> pd.Se
     """(B,) the reasoner's own p(image 1) at the answer slot behind its own trace, verdict kept: itself as a
     listener. An empty trace counts. `disagreement(frame, p)` is then its doubt, 1 - p of its own answer."""
     return listen(frame, LocalListener(loaded), pairs, empty=True)
+
+
+def leaning(frame: pd.DataFrame, listener, pairs: Dataset) -> pd.DataFrame:
+    """What a verdict does to a listener: (B, 3), its p on the image that a trace's own verdict names, where it
+    heard the trace as it is ("kept"), without the sentences that name a winner ("removed"), and with the other
+    image named in them ("turned"). NaN where none is named, or `listen` says NaN."""
+    named = np.array([verdict_of(trace) or NAN for trace in frame["trace"]], dtype=float)
+    turned = frame.assign(completion=[flip_verdict(completion) for completion in frame["completion"]])
+    p = pd.DataFrame({"kept": listen(frame, listener, pairs), "removed": listen(frame, listener, pairs, verdict=False),
+                      "turned": listen(turned, listener, pairs)})
+    first_B1 = np.where(np.isnan(named), NAN, named == 1)[:, None]
+    return first_B1 * p + (1 - first_B1) * (1 - p)
 
 
 # --- contradiction and disagreement -------------------------------------------------------------------------

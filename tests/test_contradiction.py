@@ -67,6 +67,20 @@ def mute(pairs):
 # --- listening and contradiction ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("verdict", [1, 2])
+def test_how_a_listener_leans_on_a_verdict(pairs, verdict):
+    """p is of the image that the trace names; only the naming sentence is taken out or turned over."""
+    named, bare = table(pairs, 1, verdict), table(pairs, 1, None)
+    followed = con.leaning(named, Hearing(by_verdict), pairs)
+    assert np.allclose(followed, [0.9, 0.5, 0.1]) and list(followed) == ["kept", "removed", "turned"]
+    assert np.allclose(con.leaning(named, Hearing(lambda trace: 1 - by_verdict(trace)), pairs), [0.1, 0.5, 0.9])
+    by_statements = con.leaning(named, Hearing(by_rule), pairs)
+    assert by_statements.nunique(axis=1).eq(1).all(), "a listener that goes by the statements does not move"
+    assert con.leaning(bare, Hearing(by_verdict), pairs).isna().all(axis=None), "no winner is named"
+    both = pd.concat([named, bare], ignore_index=True)
+    assert con.leaning(both, Hearing(by_verdict), pairs).notna().all(axis=1).sum() == len(named)
+
+
 def test_a_listener_hears_the_trace_and_never_the_answer(pairs, gold):
     listener = Hearing(by_verdict)
     p = con.listen(gold, listener, pairs, batch=8)

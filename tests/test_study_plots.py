@@ -300,6 +300,19 @@ def test_paid_and_wanted(paid, right, greedy, seeds, words):
     assert words in said and ("greedy answers -" in said) == (greedy < 0)
 
 
+@pytest.mark.parametrize("kept, words", [
+    (0.6, "it leans with the verdict"), (0.4, "it leans against the verdict"), (0.5, "it does not clearly lean"),
+])
+def test_whether_a_listener_goes_with_a_verdict(kept, words):
+    frame = pd.DataFrame({"prompt_id": [f"p{i // 2}" for i in range(24)]})
+    p = pd.DataFrame({"kept": kept, "removed": 0.5, "turned": 1 - kept}, index=frame.index)
+    p["kept"] += np.tile([0.01, 0.01, -0.01, -0.01], 6)
+    p.loc[0] = np.nan
+    said = heard.leaned(frame, p, "reader")
+    assert said.startswith("reader, 23 traces of the base: ") and words in said
+    assert f"kept {p['kept'].mean():.3f}, removed 0.500, turned {1 - kept:.3f}. Kept less turned" in said
+
+
 def test_what_two_added_parts_pay_is_compared_seed_by_seed():
     rows = [("statements", "credit_added", method, seed, step, base + 0.01 * seed + 0.001 * step)
             for method, base in (("listener_reader", 0.005), ("rule", 0.002)) for seed in range(4) for step in (25, 50)]

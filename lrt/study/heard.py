@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lrt.metrics import rate
 from lrt.stats import several_seeds
 from lrt.study.credit import CREDITED
 from lrt.study.logs import Run
@@ -133,6 +134,17 @@ def paid_apart(table: pd.DataFrame, name: str, method: str, other: str) -> str:
     ends = "" if math.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
     return (f"For *{CREDITED[name]}* the added part of {name_of(method)} pays {word} than that of {name_of(other)}: "
             f"{found.value:+.4f}{ends}.")
+
+
+def leaned(frame: pd.DataFrame, p: pd.DataFrame, listener: str) -> str:
+    """Does a listener go with a verdict, or against it? frame: judgements of one sampled trace a pair; p:
+    `contradiction.leaning` of it."""
+    found = rate(frame, p["kept"] - p["turned"])
+    word = {"higher": "with", "lower": "against"}.get(side(*found[1:3]))
+    what = f"leans {word} the verdict" if word else "does not clearly lean to either side"
+    means = ", ".join(f"{name} {p[name].mean():.3f}" for name in p)
+    return (f"{listener}, {found.n} traces of the base: p of the image that the trace names as the winner, verdict "
+            f"{means}. Kept less turned {points(*found[:3])}: it {what}.")
 
 
 def credited(table: pd.DataFrame, part: str) -> list[str]:
