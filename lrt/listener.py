@@ -20,7 +20,8 @@ from typing import Protocol
 import torch
 from PIL.Image import Image
 
-from lrt.models import ANSWERS, Loaded, answer_endings, shared_length, single_answer_ids
+from lrt.answer_slot import ANSWERS, answer_endings, shared_length, single_answer_ids
+from lrt.models import Loaded
 from lrt.prompts import heard, listener_continuation
 
 Images = Sequence[Image]  # the two images of a pair

@@ -17,7 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, LlavaProcessor
 from transformers.utils import cached_file
 
-from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, Wording, listener_continuation, messages
+from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, Wording, messages
 from lrt.tiny import TinyQwenProcessor
 
 FLOAT16_EDGE = torch.finfo(torch.float16).max - 1000  # with room for what a block adds
@@ -277,57 +277,6 @@ def _processor(where: str, tiny: bool, revision: str | None = None):
         processor = TinyQwenProcessor.from_pretrained(where, **_safe(revision))
     processor.tokenizer.padding_side = "left"
     return processor
-
-
-ANSWERS = ("1", "2")  # as they follow `<answer>`
-
-
-def answer_token_ids(loaded: Loaded) -> tuple[int, int]:
-    """Ids of "1" and "2" as they follow `<answer>` in the listener's prompt.
-
-    ValueError when the tokenizer does not give each a single token of its own there.
-    """
-    start = listener_continuation("image 1 is better .")
-    answer_endings(loaded, start)
-    ids = single_answer_ids(loaded, [start])
-    if ids is None:
-        raise ValueError(f"{loaded.name}: '1' or '2' after '<answer>' is not one token of its tokenizer")
-    return ids
-
-
-def single_answer_ids(loaded: Loaded, texts: list[str], answers: tuple[str, str] = ANSWERS) -> tuple[int, int] | None:
-    """The two token ids that stand for the answers after every one of the texts, or None where there are no such two:
-    an answer of several tokens, one that merges with the end of its text, or other ids after another text."""
-    if not texts:
-        return None
-    given, ones, twos = (_ids(loaded, [text + answer for text in texts]) for answer in ("", *answers))
-    if any(not one[:-1] == ids == two[:-1] for ids, one, two in zip(given, ones, twos, strict=True)):
-        return None
-    found = {(one[-1], two[-1]) for one, two in zip(ones, twos, strict=True)}
-    return found.pop() if len(found) == 1 else None
-
-
-def answer_endings(loaded: Loaded, text: str, answers: tuple[str, str] = ANSWERS) -> tuple[list[int], list[int]]:
-    """The token ids of `text + answer` for each answer, from where the two part to the end.
-
-    ValueError where they do not part, or where an unknown token stands for an answer.
-    """
-    one, two = _ids(loaded, [text + answer for answer in answers])
-    n = shared_length(one, two)
-    endings = one[n:], two[n:]
-    if not all(endings) or loaded.tokenizer.unk_token_id in (*endings[0], *endings[1]):
-        raise ValueError(f"{loaded.name}: its tokenizer does not tell {answers[0]!r} from {answers[1]!r} after "
-                         "'<answer>'")
-    return endings
-
-
-def shared_length(one: list[int], two: list[int]) -> int:
-    """How many ids two sequences have in common from their beginning."""
-    return next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
-
-
-def _ids(loaded: Loaded, texts: list[str]) -> list[list[int]]:
-    return loaded.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def generate(loaded: Loaded, prompts: list[str], images: list, max_new_tokens: int, temperature: float = 0.0,

@@ -13,8 +13,9 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
 
 from lrt import tiny
+from lrt.answer_slot import answer_endings, answer_token_ids, shared_length, single_answer_ids
 from lrt.listener import LocalListener, p_of
-from lrt.models import Loaded, answer_endings, answer_token_ids, shared_length, single_answer_ids
+from lrt.models import Loaded
 from lrt.prompts import ENGLISH_WORDING, listener_continuation
 
 SHAPE = tiny.Shape(text=32, layers=2, heads=2, vision=32, vision_layers=1, vision_heads=2)

@@ -18,9 +18,10 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
 
 from lrt import tiny
+from lrt.answer_slot import answer_token_ids
 from lrt.controls import Binary, Opinion, Permuted, RandomListener, WrongPair
 from lrt.listener import AdapterOffListener, LocalListener, p_of
-from lrt.models import Loaded, answer_token_ids
+from lrt.models import Loaded
 from lrt.pairs import tiny_pairs
 from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, listener_continuation, remove_verdict
 

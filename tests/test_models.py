@@ -7,6 +7,7 @@ import torch
 from PIL import Image as PILImage
 
 from lrt import models, tiny
+from lrt.answer_slot import answer_token_ids
 from lrt.models import Loaded
 from lrt.prompts import TINY_WORDING
 
@@ -107,7 +108,7 @@ def test_a_folder_without_a_model_is_a_sentence(tmp_path):
 def test_answer_ids_are_the_tokens_that_follow_the_answer_tag(kind):
     loaded = build(kind)
     ids = loaded.tokenizer("<think> image 1 : missing . </think> <answer> 1 </answer> 2")["input_ids"]
-    one, two = models.answer_token_ids(loaded)
+    one, two = answer_token_ids(loaded)
     assert (ids[-3], ids[-1]) == (one, two) and one != two
 
 
@@ -115,7 +116,7 @@ def test_answer_ids_are_refused_where_the_vocabulary_has_no_digit(monkeypatch):
     monkeypatch.setattr(tiny, "WORDS", [w for w in tiny.WORDS if w not in "12"])
     processor = tiny.qwen_processor()
     with pytest.raises(ValueError, match="does not tell '1' from '2'"):
-        models.answer_token_ids(Loaded("wordless", None, processor, TINY_WORDING))
+        answer_token_ids(Loaded("wordless", None, processor, TINY_WORDING))
 
 
 def test_a_blind_listener_is_given_no_image():

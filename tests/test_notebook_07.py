@@ -87,10 +87,10 @@ def test_it_says_which_way_the_answers_are_scored(ids, said, capsys):
     lines = cell("2977ed66").splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("ids = "))
 
-    class Models:
+    class Slot:
         single_answer_ids = staticmethod(lambda loaded, texts: ids)
 
-    exec("\n".join(lines[start:start + 3]), {"models": Models, "prompts": prompts, "reasoner": None})
+    exec("\n".join(lines[start:start + 3]), {"answer_slot": Slot, "prompts": prompts, "reasoner": None})
     assert said in capsys.readouterr().out
 
 

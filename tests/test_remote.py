@@ -20,10 +20,10 @@ from PIL import Image
 from tiny_runs import build
 from trl.trainer.utils import get_callable_name, is_async_callable
 
+from lrt.answer_slot import answer_token_ids
 from lrt.async_rewards import AsyncListenerReward, listener_reward
 from lrt.chat_protocol import Unscored, data_urls, p_from
 from lrt.listener import LocalListener, p_of
-from lrt.models import answer_token_ids
 from lrt.prompts import TINY_WORDING, listener_continuation
 from lrt.remote import KEY, RemoteListener, RemoteSettings, _retry_after, check_answer
 from lrt.rewards import ListenerReward

@@ -16,11 +16,12 @@ import numpy as np
 from datasets import Dataset
 
 from lrt import prompts, world
+from lrt.answer_slot import answer_token_ids
 from lrt.book import browser
 from lrt.course.play import EDITS, STYLE, article, better, editable, edits, shows, thoughts
 from lrt.files import write_text
 from lrt.listener import LocalListener, p_of
-from lrt.models import Loaded, answer_token_ids, load, weights_digest
+from lrt.models import Loaded, load, weights_digest
 from lrt.pairs import png, swap_tints, tiny_pairs
 from lrt.profiles import profile
 from lrt.prompts import heard, listener_continuation
