@@ -47,9 +47,9 @@ def with_adapter(loaded: Loaded, rank: int, seed: int = 0) -> Loaded:
 
 
 def adapter_in_fp32(model: Any) -> None:
-    """Put trained weights of 16 bits back into fp32 (in place): what is updated by small steps, and what a gradient
-    scaler (fp16) refuses otherwise. TRL's trainers cast the adapter of a 4-bit model to bf16 when they are built, so
-    this comes after."""
+    """Put trained weights of 16 bits back into fp32 (in place): in bf16 most small steps round to nothing, and a
+    gradient scaler (fp16) refuses 16 bits. TRL's trainers cast the adapter of a 4-bit model to bf16 when they are
+    built, so this comes after."""
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()

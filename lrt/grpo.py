@@ -171,7 +171,7 @@ def build_trainer(
         train_dataset=training_rows(pairs, settings, loaded),
         callbacks=list(callbacks),
     )
-    if settings.lora_rank and settings.precision == "fp16":
+    if settings.lora_rank:
         adapter_in_fp32(loaded.model)
     return trainer
 

@@ -252,7 +252,7 @@ def _nf4(dtype: torch.dtype, device: str | torch.device, trainable: bool) -> Bit
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["visual", "lm_head"],
+        llm_int8_skip_modules=["model.visual", "lm_head"],  # names are matched from their beginning
     )
 
 

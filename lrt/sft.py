@@ -20,7 +20,7 @@ from lrt.images import squared
 from lrt.models import Loaded
 from lrt.pairs import scenes_of
 from lrt.passes import passes
-from lrt.prompts import messages
+from lrt.prompts import TINY_WORDING, Wording, messages
 from lrt.rows import order_of, pairs_id, without_ties
 from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 from lrt.traces import gold_trace, write_completion
@@ -51,13 +51,15 @@ class SFTSettings:
         check_settings(self)
 
 
-def completion_of(row: dict, target: str) -> str:
-    """What a pair teaches: `<think> </think> <answer> vote </answer>`, or the same with the true trace inside."""
-    if target == "answer":
-        return write_completion("", row["vote"])
-    if target != "trace":
+def completion_of(row: dict, target: str, wording: Wording = TINY_WORDING) -> str:
+    """What a pair teaches: `<think> </think> <answer> vote </answer>`, or the same with the true trace inside. Outside
+    the tiny world no space stands around the vote: a real tokenizer would make a token of it, and a listener reads the
+    answer from the token that follows `<answer>`."""
+    if target not in ("answer", "trace"):
         raise ValueError(f'target is "answer" or "trace", not {target!r}')
-    return write_completion(gold_trace(parse_prompt(row["prompt"]), scenes_of(row), row["vote"]), row["vote"])
+    trace = gold_trace(parse_prompt(row["prompt"]), scenes_of(row), row["vote"]) if target == "trace" else ""
+    said = write_completion(trace, row["vote"])
+    return said if wording == TINY_WORDING else said.replace("<answer> ", "<answer>").replace(" </answer>", "</answer>")
 
 
 def training_rows(pairs: Dataset, settings: SFTSettings, loaded: Loaded, target: str = "answer") -> Dataset:
@@ -67,7 +69,7 @@ def training_rows(pairs: Dataset, settings: SFTSettings, loaded: Loaded, target:
     takes, or a trace asked of pairs whose true scenes are not known.
     """
     pairs = without_ties(pairs)
-    said = [completion_of(row, target) for row in pairs.remove_columns("images")]
+    said = [completion_of(row, target, loaded.wording) for row in pairs.remove_columns("images")]
     order = order_of(pairs["vote"], settings.pairs_per_step, settings.steps, settings.seed, settings.balance_votes)
     rows = pairs.select_columns(["prompt", "images"]).add_column("completion", said).select(order)
 
@@ -119,7 +121,7 @@ def train_sft(
             train_dataset=training_rows(pairs, settings, loaded, target),
             callbacks=[watch, *callbacks],
         )
-        if settings.lora_rank and settings.precision == "fp16":
+        if settings.lora_rank:
             adapter_in_fp32(loaded.model)
         return trainer
 

@@ -288,7 +288,19 @@ def test_four_bits_say_what_they_need(made, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     how = models._nf4(torch.float16, "cuda:0", trainable=False)
     assert (how.load_in_4bit, how.bnb_4bit_quant_type, how.bnb_4bit_use_double_quant) == (True, "nf4", True)
-    assert how.bnb_4bit_compute_dtype == torch.float16 and how.llm_int8_skip_modules == ["visual", "lm_head"]
+    assert how.bnb_4bit_compute_dtype == torch.float16 and how.llm_int8_skip_modules == ["model.visual", "lm_head"]
+
+
+def test_four_bits_leave_the_vision_tower_alone(made):
+    """By transformers' own rule, on the names that the modules have."""
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    skip = ["model.visual", "lm_head"]
+    names = [name for name, module in models.load(str(made[0])).model.named_modules()
+             if isinstance(module, torch.nn.Linear)]
+    kept = {name for name in names if not should_convert_module(name, skip)}
+    assert kept == {name for name in names if ".visual." in name or name == "lm_head"} and len(kept) > 1
+    assert set(names) - kept, "the language layers are packed"
 
 
 @pytest.mark.gpu

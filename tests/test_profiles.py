@@ -232,17 +232,25 @@ def test_an_adapter_on_a_base_in_16_bits_is_in_32(precision, base):
     assert {p.dtype for p in tuned.model.parameters() if not p.requires_grad} == {methods.DTYPES[precision]}
 
 
-def test_what_trl_casts_for_a_model_in_4_bits_is_cast_back_for_fp16(base, tmp_path, monkeypatch):
-    """TRL sees `is_loaded_in_4bit` and puts the adapter into bf16, which a gradient scaler refuses."""
+def test_what_trl_casts_for_a_model_in_4_bits_is_cast_back(base, tmp_path, monkeypatch):
+    """TRL sees `is_loaded_in_4bit` and puts the adapter into bf16: small steps are lost, and a scaler refuses it."""
     settings = GRPOSettings(steps=2, pairs_per_step=2, num_generations=2, max_new_tokens=4, save_every=2, lora_rank=2)
     trl_config = grpo.trl_config
     monkeypatch.setattr(grpo, "trl_config", lambda how, *rest: trl_config(replace(how, precision="fp32"), *rest))
-    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float32)):
+    for precision in ("bf16", "fp16"):
         loaded = with_adapter(models.load(base), 2)
         loaded.model.get_base_model().is_loaded_in_4bit = True
         how = replace(settings, precision=precision)
         grpo.build_trainer(loaded, PAIRS, [lambda completions, **_: [0.0] * len(completions)], [1.0], how, tmp_path)
-        assert {p.dtype for p in loaded.model.parameters() if p.requires_grad} == {dtype}
+        assert {p.dtype for p in loaded.model.parameters() if p.requires_grad} == {torch.float32}
+
+
+@pytest.mark.parametrize("settings", profiles.REAL.values(), ids=lambda settings: settings.name)
+def test_the_squares_of_a_profile_are_whole_cells_within_its_pixels(settings):
+    side = settings.image_side
+    if side:
+        assert images.on_square(Image.new("RGB", (640, 400)), side).size == (side, side)
+        assert side * side <= settings.max_pixels
 
 
 def test_only_trained_weights_are_cast(base):

@@ -6,6 +6,7 @@ from tiny_runs import DEVICES, assert_same_weights, build, changed, saved, untim
 from lrt import models, sft
 from lrt.checkpoints import with_adapter
 from lrt.pairs import tiny_pairs
+from lrt.prompts import ENGLISH_WORDING, TINY_WORDING, listener_continuation, parse
 from lrt.rows import balanced_order, row_order
 
 SETTINGS = sft.SFTSettings(steps=6, pairs_per_step=2, lr=1e-3, save_every=2, seed=3)  # 5 pairs: two steps an epoch
@@ -144,3 +145,12 @@ def test_two_passes_a_step_add_up_to_one(base, tmp_path):
 def test_settings_that_make_no_run(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         sft.SFTSettings(**wrong)
+
+
+def test_a_real_tokenizer_is_taught_the_answer_where_a_listener_reads_it():
+    """`<answer>1`, as the listener's own prompt continues; with a space before it, the space would be the token."""
+    for target in ("answer", "trace"):
+        tiny, real = (sft.completion_of(PAIRS[0], target, wording) for wording in (TINY_WORDING, ENGLISH_WORDING))
+        assert tiny == sft.completion_of(PAIRS[0], target) and parse(real) == parse(tiny)
+        assert real.endswith(f"<answer>{PAIRS[0]['vote']}</answer>")
+        assert listener_continuation("x").endswith("<answer>"), "and nothing between the mark and the number"
