@@ -9,6 +9,7 @@ where a judgement does not apply: it is not parsable, or has no trace to listen 
 records with n = 0).
 """
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -70,12 +71,12 @@ def leaning(frame: pd.DataFrame, listener, pairs: Dataset) -> pd.DataFrame:
     """What a verdict does to a listener: (B, 3), its p on the image that a trace's own verdict names, where it
     heard the trace as it is ("kept"), without the sentences that name a winner ("removed"), and with the other
     image named in them ("turned"). NaN where none is named, or `listen` says NaN."""
-    named = np.array([verdict_of(trace) or NAN for trace in frame["trace"]], dtype=float)
-    turned = frame.assign(completion=[flip_verdict(completion) for completion in frame["completion"]])
-    p = pd.DataFrame({"kept": listen(frame, listener, pairs), "removed": listen(frame, listener, pairs, verdict=False),
-                      "turned": listen(turned, listener, pairs)})
-    first_B1 = np.where(np.isnan(named), NAN, named == 1)[:, None]
-    return first_B1 * p + (1 - first_B1) * (1 - p)
+    changes = {"kept": str, "removed": partial(heard, verdict=False), "turned": flip_verdict}
+    versions = [frame.assign(completion=frame["completion"].map(change)) for change in changes.values()]
+    p_VB = listen(pd.concat(versions), listener, pairs).to_numpy().reshape(len(changes), -1)  # images are read once
+    named_B = own_verdicts(frame)
+    p_VB = np.where(np.isnan(named_B), np.nan, np.where(named_B == 1, p_VB, 1 - p_VB))
+    return pd.DataFrame(p_VB.T, index=frame.index, columns=list(changes))
 
 
 # --- contradiction and disagreement -------------------------------------------------------------------------
@@ -99,11 +100,15 @@ def disagreement(frame: pd.DataFrame, p) -> np.ndarray:
     return np.where(np.isnan(answer), np.nan, np.where(answer == 1, 1 - p, p))
 
 
+def own_verdicts(frame: pd.DataFrame) -> np.ndarray:
+    """(B,) the winner that each trace itself names, 1 or 2; NaN where it names none."""
+    return np.array([verdict_of(trace) for trace in frame["trace"]], dtype=float)
+
+
 def own_verdict_departures(frame: pd.DataFrame) -> np.ndarray:
     """(B,) 1 where the answer is not the winner that the trace itself names, else 0; NaN where it names
     none."""
-    verdict = np.array([verdict_of(trace) for trace in frame["trace"]], dtype=float)
-    answer = answers(frame)
+    verdict, answer = own_verdicts(frame), answers(frame)
     return np.where(np.isnan(verdict) | np.isnan(answer), np.nan, verdict != answer)
 
 

@@ -20,7 +20,7 @@ from lrt.images import squared
 from lrt.models import Loaded
 from lrt.pairs import scenes_of
 from lrt.passes import passes
-from lrt.prompts import TINY_WORDING, Wording, messages
+from lrt.prompts import TINY_WORDING, Wording, listener_continuation, messages
 from lrt.rows import order_of, pairs_id, without_ties
 from lrt.runs import OnStep, Watch, check_adapter, check_settings, common_arguments, run
 from lrt.traces import gold_trace, write_completion
@@ -57,9 +57,10 @@ def completion_of(row: dict, target: str, wording: Wording = TINY_WORDING) -> st
     answer from the token that follows `<answer>`."""
     if target not in ("answer", "trace"):
         raise ValueError(f'target is "answer" or "trace", not {target!r}')
-    trace = gold_trace(parse_prompt(row["prompt"]), scenes_of(row), row["vote"]) if target == "trace" else ""
-    said = write_completion(trace, row["vote"])
-    return said if wording == TINY_WORDING else said.replace("<answer> ", "<answer>").replace(" </answer>", "</answer>")
+    trace = str(gold_trace(parse_prompt(row["prompt"]), scenes_of(row), row["vote"])) if target == "trace" else ""
+    if wording == TINY_WORDING:
+        return write_completion(trace, row["vote"])
+    return f"{listener_continuation(trace)}{row['vote']}</answer>"
 
 
 def training_rows(pairs: Dataset, settings: SFTSettings, loaded: Loaded, target: str = "answer") -> Dataset:

@@ -27,13 +27,12 @@ import pandas as pd
 from datasets import Dataset
 
 from lrt.bradley_terry import Scorer
-from lrt.contradiction import listen
+from lrt.contradiction import listen, own_verdicts
 from lrt.evaluate import judge
 from lrt.listener import Listener
 from lrt.metrics import answers, labels, warm_side
 from lrt.models import Loaded
 from lrt.pairs import swap_tints, tiny_pairs
-from lrt.prompts import verdict_of
 from lrt.truth import statements
 
 SPLIT, OF_EACH = "tint_uninformative", (1, 4)
@@ -90,10 +89,9 @@ def _without_text(judge: Scorer, fixed: Fixed) -> dict:
 def _written(frame: pd.DataFrame, prefix: str) -> dict:
     known = statements(frame).dropna(subset="true")
     made = known.groupby("row")["true"].agg(["count", "sum"]).reindex(frame.index, fill_value=0).astype(int)
-    verdicts = [verdict_of(trace) or np.nan for trace in frame["trace"]]
     return {
         prefix.rstrip("_") or "answers": _one(answers(frame)),
-        f"{prefix}verdicts": _one(verdicts),
+        f"{prefix}verdicts": _one(own_verdicts(frame)),
         f"{prefix}said": "".join(DIGITS[n] for n in made["count"]),
         f"{prefix}true": "".join(DIGITS[n] for n in made["sum"]),
     }
