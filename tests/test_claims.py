@@ -254,7 +254,7 @@ def test_claims_table_says_what_it_stands_on(tmp_path):
     assert [cell.strip() for cell in head.split("|")][1:-1] == [
         "claim", "predicted", "against", "level of that, %", "effect, points", "pairs", "seeds", "p (Holm)", "verdict"]
     assert rows[0] == ("| **R1** Answers flip less often | lower | GRPO | 100.0 | -100.0 [-100.0, -100.0] | 12 | 4 | "
-                       "0.0004 | so far, with 4 of 10 seeds: **not supported** in the tiny world |")
+                       "< 0.0001 | so far, with 4 of 10 seeds: **not supported** in the tiny world |")
     assert rows[1] == "| R1 | lower | rule | 0.0 | +0.0 [+0.0, +0.0] | 12 | 4 | 1.0000 |  |"
     assert rows[2] == "| **X** Answers flip less often | lower | GRPO |  |  |  |  |  | not run |"
     assert len(rows) == 4

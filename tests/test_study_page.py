@@ -61,20 +61,23 @@ def test_the_reason_is_told_against_plain_grpo_and_the_same_noise(tmp_path):
     for seed in range(5):
         written(tmp_path, cell("grpo", seed), looking)
         written(tmp_path, cell("no_verdict", seed), tinted)
-    told = study_page.heard_alone(read_runs(tmp_path), ("flip",))
-    assert len(told) == 3 and "Not all of it" in told[1]
-    assert told[2].startswith("Without seeds 0 and 1, whose runs suggested it: reader, verdict removed")
-    assert "(3 seeds)" in told[2]
-    assert told[0].startswith("reader, verdict removed, answers that flip: +100.0")
-    for seed in range(5):
-        written(tmp_path, cell("permuted_no_verdict", seed), looking)
+    told = study_page.heard_guess(read_runs(tmp_path))
+    assert len(told) == 2 and "Not all of it" in told[1]
+    assert told[0].startswith("Without seeds 0 and 1, which suggested it: reader, verdict removed")
+    assert "answers that flip: +100.0" in told[0] and "(3 seeds)" in told[0]
+    for seed in range(7):
+        for method, judged in (("grpo", looking), ("no_verdict", tinted), ("permuted_no_verdict", looking)):
+            written(tmp_path, cell(method, seed), judged)
     runs = read_runs(tmp_path)
-    told = study_page.heard_alone(runs, ("flip",))
+    told = study_page.heard_guess(runs)
     assert "against reader, verdict removed, permuted (5 seeds): higher, which is worse" in told[1]
     assert "it is so (5 seeds)" in told[2]
+    beside = study_page.heard_beside(runs)
+    assert any("against GRPO (7 seeds)" in text for text in beside)
     block = study_page.readme_block(runs, read_grid(), read_claims())
-    assert "**Is it the listening that does it?**" in block and told[2] in block
-    assert study_page.heard_alone([run for run in runs if run.cell.method == "grpo"]) == []
+    assert "**Is it the listening that does it?**" in block and all(text in block for text in told)
+    plain = [run for run in runs if run.cell.method == "grpo"]
+    assert study_page.heard_guess(plain) == study_page.heard_beside(plain) == []
 
 
 def test_long_runs_are_shown_over_training_and_held_against_plain_grpo(tmp_path):

@@ -19,6 +19,7 @@ from lrt.study.claims import Claim, Decision
 from lrt.study.effects import Comparison, Effect, against_plain
 from lrt.study.pairing import paired
 from lrt.study.seeds import false_alarms
+from lrt.study.words import side
 
 NAN = math.nan
 
@@ -243,8 +244,8 @@ def test_a_checkpoint_is_held_against_the_last_step_in_words():
 def test_a_direction_is_said_only_where_the_interval_leaves_out_0(a, b):
     low, high = sorted((a, b))
     [said] = story.effect_sentences([effect(low, high)], "flip")
-    assert ("higher" in said) == (low > 0) and ("lower" in said) == (high < 0)
-    assert ("not clearly" in said) == (low <= 0 <= high)
+    assert ("higher" in said) == (round(low, 3) > 0) and ("lower" in said) == (round(high, 3) < 0), "as printed"
+    assert ("not clearly" in said) == (round(low, 3) <= 0 <= round(high, 3))
     assert ("better" in said, "worse" in said) == (high < 0, low > 0), "fewer flips are better"
 
 
@@ -271,7 +272,7 @@ LESS, SAME = (-0.3, -0.1), (-0.2, 0.1)
     ((0.1, 0.3), LESS, LESS, "its answers flip *more* often"),
     (SAME, LESS, LESS, "After 900 steps: -20.0 points [-30.0, -10.0] (5 seeds), clearly fewer"),
     ((0.1, 0.3), LESS, SAME, "not clearly different by this interval"),
-    (SAME, LESS, (0.1, 0.3), "clearly more by this interval"),
+    (SAME, LESS, (0.1, 0.3), "clearly more by this interval. That is against plain GRPO alone"),
     (SAME, LESS, (NAN, NAN), "where + is worse."),
 ])
 def test_the_plan_s_three_words(last, matched, long, word):
@@ -315,13 +316,15 @@ def test_whether_a_listener_goes_with_a_verdict(kept, words):
 
 def test_what_two_added_parts_pay_is_compared_seed_by_seed():
     rows = [("statements", "credit_added", method, seed, step, base + 0.01 * seed + 0.001 * step)
-            for method, base in (("listener_reader", 0.005), ("rule", 0.002)) for seed in range(4) for step in (25, 50)]
+            for method, base in (("listener_reader", 0.005), ("rule", 0.002)) for seed in range(5) for step in (25, 50)]
     table = pd.DataFrame(rows, columns=["property", "part", "method", "seed", "step", "value"])
     said = heard.paid_apart(table, "statements", "listener_reader", "rule")
     assert said.startswith("For *true statements* the added part of reader as listener pays more than that of rule: ")
     assert "+0.0030 [+0.0030, +0.0030]" in said, "the seeds' own levels cancel"
     assert "pays less than" in heard.paid_apart(table, "statements", "rule", "listener_reader")
     assert heard.paid_apart(table, "statements", "listener_reader", "permuted") == ""
+    few = heard.paid_apart(table[table["seed"] < 4], "statements", "listener_reader", "rule")
+    assert "less that of rule (4 seeds, too few to name a side): +0.0030" in few
 
 
 def test_runs_that_name_no_winner_are_told_by_the_share_that_does_not(tmp_path):
@@ -426,13 +429,24 @@ def test_what_is_there_is_counted(runs):
 def test_a_range_of_means_names_both_ends_and_no_side(dials):
     plan = grid.read_grid()
     found = against_plain(dials, measures=["flip"], grid=plan)
-    [told] = story.ranged(found, plan.labels)
+    [told] = story.ranged(found, plan)
     low, high = min(found, key=lambda e: e.effect), max(found, key=lambda e: e.effect)
     assert told.startswith("Answers that flip: means from ")
     assert all(f"{100 * e.effect:+.1f}" in told for e in (low, high)) and "better" not in told
     assert "too few seeds to name a side" in story.in_short(found)
-    [alone] = story.ranged([replace(low, effect=0.1)], plan.labels)
-    assert "means +10.0 (" in alone
+    [alone] = story.ranged([replace(low, effect=0.1)], plan)
+    assert "means +10.0 (" in alone and "one seed" not in alone
+    [alone] = story.ranged([replace(low, effect=0.1, seeds=(1,))], plan)
+    assert alone.endswith(", one seed) points.")
+    paid = replace(low, method="listener_llava", measure="contradiction/llava")
+    [alone] = story.ranged([paid], plan)
+    assert f"({plan.labels['listener_llava']}, heard by a listener that was paid for)" in alone
+
+
+def test_no_side_is_named_where_an_end_is_printed_as_nothing():
+    assert side(0.0006, 0.1) == "higher" and side(-0.1, -0.0006) == "lower"
+    assert side(0.0004, 0.1) == side(-0.1, -0.0004) == side(-0.1, 0.1) == side(NAN, NAN) == ""
+    assert side(0.0004, 0.1, decimals=4) == "higher" and side(0.004, 0.1, decimals=2) == ""
 
 
 def test_words_for_few_seeds_and_few_methods(single):

@@ -112,7 +112,7 @@ def tiers_part(runs: Sequence[Run], grid: Grid, figures: Path) -> str:
         parts.append(figure(path, alt, f"{TINY}. The first tier's methods stand on top, on the same seeds. A bar that "
                                        "leaves its panel goes on; no side is named from fewer than five seeds."))
         if tier.name == "heard":
-            parts.append(bullets(study_page.heard_alone(runs)))
+            parts.append(bullets(study_page.heard_guess(runs) + study_page.heard_beside(runs)))
     return "\n".join([*parts, displaced_part(runs, grid, figures)])
 
 

@@ -14,7 +14,7 @@ from lrt.study.pairing import Paired, at_best, at_matched, best_by_seed, by_meth
 from lrt.study.seeds import hierarchical
 
 LEVEL = 0.05
-DRAWS = 10_000  # of the bootstrap, where a verdict hangs on them
+DRAWS = 100_000  # of the bootstrap: another generator's seed moves an end by less than what sentences print
 SHOWN = ("flip", "conflict", "contradiction/llava", "truth", "told", "in_distribution")
 NAN = float("nan")
 
@@ -58,6 +58,12 @@ class Effect:
     n: int  # pairs
     seeds: tuple[int, ...]
     left_out: tuple[int, ...] = ()  # seeds that say nothing: see `Comparison`, and `pairing.at_matched`
+
+
+def own_ear(effect: Effect, grid: Grid) -> bool:
+    """Was it measured with a listener that rewarded one of the two methods? Then it is no outside view."""
+    changes = [grid.changes.get(name, {}) for name in (effect.method, effect.reference)]
+    return effect.measure.partition("/")[2] in {ear for own in changes for ear in own.get("listeners", ())}
 
 
 def reference_of(method: str, cells: Mapping[str, Cell], reference: str = "grpo") -> str:

@@ -11,7 +11,7 @@ from lrt.stats import several_seeds
 from lrt.study.credit import CREDITED
 from lrt.study.logs import Run
 from lrt.study.tables import PROBES, over_seeds
-from lrt.study.words import capital, listed, name_of, points, share, side
+from lrt.study.words import FEW, capital, listed, name_of, points, seeds_text, share, side
 from lrt.style import in_order
 
 
@@ -31,25 +31,30 @@ def by_bin(bins: dict[str, list[dict]]) -> str:
 def together(table: pd.DataFrame, y: str = "followed/llava") -> str:
     """Do runs whose traces are followed more also state more that is true? `table`: `last`."""
     x = "truth"
-    means = table.groupby("method")[[x, y]].mean()
-    if len(means) < 2:
-        return f"One method: {share(means[y].iloc[0])} followed, {share(means[x].iloc[0])} true."
-    most = (f"The highest means: followed, {name_of(means[y].idxmax())} ({share(means[y].max())}); true, "
-            f"{name_of(means[x].idxmax())} ({share(means[x].max())}). Other seeds may rank them otherwise.")
-    runs = table.groupby("method")[x].agg(["size", "count"])
+    runs, mute = table.groupby("method")[x].agg(["size", "count"]), table.loc[table[x].isna(), "seed"]
+    means = table[~table["seed"].isin(mute)].groupby("method")[[x, y]].mean()
+    if len(runs) < 2:
+        both = table[[x, y]].mean()
+        return f"One method: {share(both[y])} followed, {share(both[x])} true."
+    most = ""
+    if len(means):
+        most = (f"The highest means: followed, {name_of(means[y].idxmax())} ({share(means[y].max())}); true, "
+                f"{name_of(means[x].idxmax())} ({share(means[x].max())}). Other seeds may rank them otherwise.")
     for method, (size, with_any) in runs[runs["size"] > runs["count"]].iterrows():
-        most += (f" {name_of(method)} has only {with_any} of its {size} runs in that: in the others the traces state "
-                 "nothing, and have no share.")
+        most += (f" {name_of(method)} has traces with statements in {with_any} of its {size} runs alone: the means are "
+                 f"over the seeds in which every method has them, the figure has all runs.")
     table = table.dropna(subset=[x, y])
+    means = table.groupby("method")[[x, y]].mean()
     within = table[[x, y]] - table.groupby("method")[[x, y]].transform("mean")
     if len(table) - len(means) < 3 or (within.std() == 0).any():
         return f"{most} Too few seeds to ask whether the two go together within a method."
     r, free = within.corr().iloc[0, 1], len(within) - table["method"].nunique() - 2
     z, half = math.atanh(np.clip(r, -1 + 1e-12, 1 - 1e-12)), 1.96 / math.sqrt(free) if free > 0 else math.inf
     low, high = math.tanh(z - half), math.tanh(z + half)  # Fisher's z, less a mean a method
-    found = {"higher": "the two go together", "lower": "they go apart"}.get(side(low, high), "no clear relation")
+    found = {"higher": "the two go together", "lower": "they go apart"}.get(side(low, high, 2), "no clear relation")
     return (f"{most} Within methods, over seeds, the correlation of the two is {r:+.2f}, 95 % [{low:+.2f}, "
-            f"{high:+.2f}] ({len(within)} runs): {found}.")
+            f"{high:+.2f}] ({len(within)} runs): {found}. Seeds differ in their base as well: some of it may be the "
+            "bases'.")
 
 
 def probed(table: pd.DataFrame) -> str:
@@ -105,7 +110,7 @@ def fooled(proxy: pd.DataFrame, greedy: pd.DataFrame, method: str) -> str:
     elif paid == "higher":
         verdict = "The reward and right sampled answers both rose, and greedy ones did not clearly fall."
     else:
-        verdict = "The reward did not clearly rise, so nobody was clearly pleased, let alone fooled."
+        verdict = "The reward did not clearly rise: whether anybody was pleased, or fooled, these seeds cannot say."
     return f"{name_of(method)}, from the first measurement to the last: {', '.join(told)}. {verdict}"
 
 
@@ -130,10 +135,11 @@ def paid_apart(table: pd.DataFrame, name: str, method: str, other: str) -> str:
     if not {method, other} <= set(mean):
         return ""
     found = several_seeds((mean[method] - mean[other]).dropna())
-    word = {"higher": "more", "lower": "less"}.get(side(*found[1:3]), "not clearly more")
+    word = {"higher": "more", "lower": "less"}.get(side(*found[1:3], decimals=4), "not clearly more or less")
+    said = (f"pays {word} than that of {name_of(other)}" if found.n >= FEW else
+            f"less that of {name_of(other)} ({seeds_text(found.n)}, too few to name a side)")
     ends = "" if math.isnan(found.low) else f" [{found.low:+.4f}, {found.high:+.4f}]"
-    return (f"For *{CREDITED[name]}* the added part of {name_of(method)} pays {word} than that of {name_of(other)}: "
-            f"{found.value:+.4f}{ends}.")
+    return f"For *{CREDITED[name]}* the added part of {name_of(method)} {said}: {found.value:+.4f}{ends}."
 
 
 def leaned(frame: pd.DataFrame, p: pd.DataFrame, listener: str) -> str:

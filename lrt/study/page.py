@@ -16,7 +16,7 @@ from lrt.study import claims
 from lrt.study import plots as study_plots
 from lrt.study import story as study_story
 from lrt.study import tables as study_tables
-from lrt.study.effects import Effect, against_plain, versus
+from lrt.study.effects import Effect, against_plain, own_ear, versus
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import mean, measure
@@ -29,6 +29,7 @@ from lrt.style import look, save
 LISTENERS = ("listener_base", "listener_reader")
 LONG = "grpo_long", "reader_long"
 SUGGESTED = 0, 1  # seeds of no_verdict that had been looked at when the guess was written (PLAN.md)
+GUESSED = study_tables.PLAIN, "permuted_no_verdict"  # what no_verdict's answers must flip more often than
 ASKED = "flip", "in_distribution", f"contradiction/{study_tables.JUDGE}", "told"
 NAME, LONG_NAME = "study_effects", "study_long"  # of the pictures, as notebook 06 calls them
 HOW = ("A dot is one seed: its run minus plain GRPO's run of that seed. Bars: 95 % intervals over seeds and prompts. "
@@ -70,10 +71,17 @@ def levels(main: Sequence[Run]) -> str:
     plain = [run for run in main if run.cell.method == study_tables.PLAIN]
     tables = {"base": [run.measures[0] for run in plain]} if plain else {}
     tables |= {method: [run.final for run in own] for method, own in study_tables.of_methods(main).items()}
-    rows = [(look(method)[0], len(own), *(f"{100 * np.nanmean([mean(table, name) for table in own]):.0f}"
-                                          for name in names)) for method, own in tables.items()]
+    rows = [(look(method)[0], len(own), *(_level([mean(table, name) for table in own]) for name in names))
+            for method, own in tables.items()]
     return markdown(("mean over seeds, %", "seeds", *(f"{measure(n).label} ({measure(n).better} is better)"
                                                       for n in names)), rows)
+
+
+def _level(shares: Sequence[float]) -> str:
+    """"79", or "79 (9 of 10)" where a measure applies to nothing in some runs."""
+    known = [x for x in shares if not np.isnan(x)]
+    fewer = f" ({len(known)} of {len(shares)})" if len(known) < len(shares) else ""
+    return f"{100 * np.mean(known):.0f}{fewer}" if known else ""
 
 
 def draw(runs: Sequence[Run], grid: Grid, folder: str | Path) -> Path | None:
@@ -107,12 +115,15 @@ def later_tier(runs: Sequence[Run], grid: Grid, tier: str) -> LaterTier | None:
         return None
     names = study_tables.measured(beside)
     effects, table = against_plain(beside, measures=names, grid=grid), study_tables.differences(beside, names, grid)
-    starred = any(e.reference != study_tables.PLAIN for e in effects)
-    title = f"Tier {tier}, against plain GRPO{' (*: of the same settings)' * starred}"
+    hollow = [e for e in effects if own_ear(e, grid)]
+    marks = {"*: of the same settings": any(e.reference != study_tables.PLAIN for e in effects),
+             "hollow: heard by a listener that was paid for": bool(hollow)}
+    said = "; ".join(mark for mark, needed in marks.items() if needed)
+    title = f"Tier {tier}, against plain GRPO" + f" ({said})" * bool(said)
     groups = {"The first tier, same seeds": grid.tiers[0].methods} | asked.questions if asked.questions else None
-    fig = study_plots.at_the_end(table, effects, title, grid.labels, groups) if len(table) else None
+    fig = study_plots.at_the_end(table, effects, title, grid.labels, groups, hollow) if len(table) else None
     own = [e for e in effects if e.method not in grid.tiers[0].methods]
-    return LaterTier(own, study_story.ranged(effects, grid.labels), fig)
+    return LaterTier(own, study_story.ranged(effects, grid), fig)
 
 
 def long_runs(runs: Sequence[Run]) -> LaterTier | None:
@@ -123,24 +134,33 @@ def long_runs(runs: Sequence[Run]) -> LaterTier | None:
     names = study_tables.measured(own, ASKED)
     table, (plain, reader) = study_tables.curves(own, names), LONG
     told = [study_story.over_training(table, name) for name in names]
-    effects = [e for e in versus(own, reader, plain, ["conflict", *names]) if e.seeds]
+    effects = [e for e in versus(own, reader, plain, ["conflict", *names]) + as_accurate(own, plain) if e.seeds]
     return LaterTier(effects, told, study_plots.over_training(table, "900 steps", plain=plain))
 
 
-def heard_alone(runs: Sequence[Run], names: Sequence[str] = ASKED) -> list[str]:
-    """What hearing the statements without the verdict does, against plain GRPO and against the same p dealt out at
-    random, and whether the plan's guess at a reason is borne out; [] if nothing of it was run. The first of `names` is
-    what was guessed about."""
-    against = [versus(runs, "no_verdict", other, names) for other in (study_tables.PLAIN, "permuted_no_verdict")]
-    told = [text for own in against for text in _each(own)]
-    if not told:
-        return []
-    told.append(study_story.both_clear([own[0] for own in against],
-                                       "The guess: more answers flip than with either, clearly."))
+def as_accurate(runs: Sequence[Run], plain: str) -> list[Effect]:
+    """Flips once more, where each run is as accurate in distribution as its plain GRPO's run: a method whose runs are
+    also more accurate may flip more for that reason alone."""
+    return against_plain(runs, plain, ASKED[:1], matched=True)
+
+
+def heard_guess(runs: Sequence[Run]) -> list[str]:
+    """Whether the plan's guess at a reason is borne out: that who hears the statements without the verdict makes more
+    answers flip than plain GRPO, and than the same p dealt out at random. On the seeds that nobody had looked at; []
+    without any run of it."""
     others = [run for run in runs if run.cell.seed not in SUGGESTED]
-    unseen = versus(others, "no_verdict", study_tables.PLAIN, names[:1])
-    lead = f"Without seeds {listed(map(str, SUGGESTED))}, whose runs suggested it"
-    return told + [f"{lead}: {text}" for text in _each(unseen)]
+    effects = [e for other in GUESSED for e in versus(others, "no_verdict", other, ASKED[:1])]
+    told = [f"Without seeds {listed(map(str, SUGGESTED))}, which suggested it: {text}" for text in _each(effects)]
+    guess = "The guess, which only these seeds decide: more answers flip than with either, clearly."
+    return [*told, study_story.both_clear(effects, guess)] if told else []
+
+
+def heard_beside(runs: Sequence[Run], others: Sequence[str] = (*GUESSED, "listener_reader"),
+                 names: Sequence[str] = ASKED) -> list[str]:
+    """What else hearing the statements without the verdict does, against each of `others`, over all seeds."""
+    told = [text for other in others for text in _each(versus(runs, "no_verdict", other, names))]
+    pair = [run for run in runs if run.cell.method in ("no_verdict", study_tables.PLAIN)]
+    return told + _each(as_accurate(pair, study_tables.PLAIN))
 
 
 def long_sentences(shown: LaterTier) -> list[str]:
@@ -174,16 +194,18 @@ def _long_block(runs: Sequence[Run]) -> str:
     if shown is None or not shown.effects:
         return ""
     lines = "\n".join(f"- {text}" for text in long_sentences(shown))
-    return (f"\n**Three times as long** (tiny world; added to the plan later; no control was run for 900 steps):\n\n"
+    return (f"\n**Three times as long** (tiny world; added to the plan later; no control was run for 900 steps, so a "
+            "difference need not come from listening):\n\n"
             f"![{' '.join(shown.told)}](book/figures/{LONG_NAME}.png)\n\n{lines}\n")
 
 
 def _heard_block(runs: Sequence[Run]) -> str:
     """The README's part on the reason; "" without runs of it."""
-    lines = "\n".join(f"- {text}" for text in heard_alone(runs, ("flip",)))
+    lines = "\n".join(f"- {text}" for text in heard_guess(runs) + heard_beside(runs, GUESSED[:1], ASKED[1:]))
     return ("\n**Is it the listening that does it?** A guess, added to the plan after two of these runs had been "
             "looked at: a listener that hears the statements alone pays descriptions that speak for the voted image, "
-            f"and about three votes in four are for the warm one (tiny world).\n\n{lines}\n") if lines else ""
+            "and about three votes in four are for the warm one (tiny world; six seeds were planned, and four added "
+            f"after all twelve runs had been looked at).\n\n{lines}\n") if lines else ""
 
 
 def in_readme(text: str, block: str) -> str:

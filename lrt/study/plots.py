@@ -108,12 +108,13 @@ def over_training(table: pd.DataFrame, title: str = "Over training", plain: str 
 
 
 def at_the_end(table: pd.DataFrame, effects: Sequence[Effect], what: str = "Against plain GRPO at the last step",
-               labels: Mapping[str, str] | None = None, groups: Mapping[str, Sequence[str]] | None = None):
+               labels: Mapping[str, str] | None = None, groups: Mapping[str, Sequence[str]] | None = None,
+               hollow: Sequence[Effect] = ()):
     """Differences from plain GRPO at the last step, a panel a measure: every seed a point, the mean with the interval
     over seeds and prompts, where there are seeds enough for one. table: `study_tables.differences`; effects:
     `effects.against_plain`; labels: names of the methods that all figures draw in grey (`words.label_of`); groups:
-    heading -> the methods below it. A star marks a method that is held against plain GRPO of its own settings: say so
-    in the title, `what`."""
+    heading -> the methods below it; hollow: those of the effects whose marker stays empty. A star marks a method that
+    is held against plain GRPO of its own settings. The title, `what`, must say what either means."""
     something(table, "differences")
     names, methods = list(table["measure"].unique()), in_order(table["method"])
     there = {heading: [m for m in own if m in methods] for heading, own in (groups or {"": methods}).items()}
@@ -129,7 +130,8 @@ def at_the_end(table: pd.DataFrame, effects: Sequence[Effect], what: str = "Agai
             for e in (e for e in effects if (e.measure, e.method) == (name, method)):
                 few = len(e.seeds) < 3  # two give an interval that holds everything, in large numbers
                 arms = None if few else ends(e.effect, e.low, e.high)
-                ax.errorbar(e.effect, y - 0.1, xerr=arms, color=colour, marker=marker, markersize=7, capsize=3)
+                ax.errorbar(e.effect, y - 0.1, xerr=arms, color=colour, marker=marker, markersize=7, capsize=3,
+                            markerfacecolor="white" if e in hollow else colour)
         better, single = measure(name).better, [0, *table.loc[table["measure"] == name, "value"]]
         room = 0.12 * (max(single) - min(single)) or 0.01
         ax.set_xlim(min(single) - room, max(single) + room)  # bars of few seeds go on beyond it

@@ -10,16 +10,17 @@ import numpy as np
 from lrt.files import write_text
 from lrt.models import data_dir
 from lrt.study.claims import BASE, WHERE, Claim, Decision, decide, read_claims
-from lrt.study.effects import Comparison, Effect, against_plain, stopped_early
+from lrt.study.effects import Comparison, Effect, against_plain, own_ear, stopped_early
 from lrt.study.fresh import HEAD, fresh_rows, held_against
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
 from lrt.study.words import in_points, label_of, name_of
 
+IN_DISTRIBUTION = "\"In distribution\" is dial 0.9, also for runs that were trained at another."
 MATCHED = ("Each run at the first measured step at which it reaches the highest accuracy in distribution that both "
            "reach (smoothed; the last column says how well that matches). Seeds in which one of the two is still at "
-           "its base are left out. \"In distribution\" is dial 0.9, also for runs that were trained at another.")
+           "its base are left out.")
 STARRED = "\\* heard by a listener that was also paid for: no outside view."
 CHOSEN = ("Each run's checkpoint of highest accuracy in distribution on half of the pairs that are measured on the "
           "way: what it gains over the last step of that run, on the other half. Few pairs, so read the intervals.")
@@ -62,8 +63,7 @@ def tabulated(found: Sequence[Effect], grid: Grid) -> str:
 
 def _cell(e: Effect, most: Effect, grid: Grid) -> str:
     fewer = f" ({_seeds(e)})" if 0 < len(e.seeds) < len(most.seeds) else ""
-    heard = {ear for name in (e.method, e.reference) for ear in grid.changes.get(name, {}).get("listeners", ())}
-    star = "\\*" if e.measure.partition("/")[2] in heard else ""
+    star = "\\*" if own_ear(e, grid) else ""
     return f"{_points(e)}{star}{fewer}" if e.seeds else ""
 
 
@@ -91,7 +91,7 @@ def _seeds(c: Comparison | Effect) -> str:
 
 
 def _p(p: float) -> str:
-    return "" if np.isnan(p) else f"{p:.4f}"
+    return "" if np.isnan(p) else f"{p:.4f}" if round(p, 4) else "< 0.0001"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
@@ -114,7 +114,7 @@ def rendered(runs: Sequence[Run], claims: Sequence[Claim], grid: Grid,
     parts = {
         "# The claims and the logs": "Made by `lrt study claims`, from logs/. What decides: PLAN.md.",
         "## Claims": claims_table(decisions),
-        "## Every method at the last step": tabulated(last, grid),
+        "## Every method at the last step": f"{IN_DISTRIBUTION}\n\n{tabulated(last, grid)}",
         "## Every method where it is as accurate in distribution as what it is held against":
             f"{MATCHED}\n\n{tabulated(matched, grid)}",
         "## The best checkpoint by validation in distribution, against a run's own last step":

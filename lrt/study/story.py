@@ -5,12 +5,12 @@ there is none, since one seed has none, that is said. Every function returns a s
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from lrt.stats import several_seeds
-from lrt.study.effects import Effect
+from lrt.study.effects import Effect, own_ear
 from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
@@ -90,6 +90,7 @@ def effect_sentences(effects: Sequence[Effect], name: str) -> list[str]:
         elif word:
             verdict = word + ("" if better is None else ", which is better" if word == better else ", which is worse")
         other = "its own last step" if e.at == "best checkpoint" else name_of(e.reference)
+        other += " where both are as accurate in distribution" * (e.at == "matched accuracy")
         told.append(f"{name_of(e.method)}, {measure(name).label}: {points(e.effect, e.low, e.high)} against "
                     f"{other} ({seeds_text(len(e.seeds))}): {verdict}.")
     return told
@@ -138,15 +139,18 @@ def in_short(effects: Sequence[Effect]) -> str:
     return f"{'. '.join(map(capital, told))}."
 
 
-def ranged(effects: Sequence[Effect], labels: Mapping[str, str]) -> list[str]:
+def ranged(effects: Sequence[Effect], grid: Grid) -> list[str]:
     """Measure by measure, from which method's mean difference to which: what a figure of many methods shows, and no
-    verdict. labels: names of the methods that all figures draw in grey."""
+    verdict."""
+    def end(e: Effect) -> str:
+        notes = ["one seed"] * (len(e.seeds) == 1) + ["heard by a listener that was paid for"] * own_ear(e, grid)
+        return f"{in_points(e.effect)} ({', '.join([label_of(e.method, grid.labels), *notes])})"
+
     told = []
     for name in dict.fromkeys(e.measure for e in effects):
         own = sorted((e for e in effects if e.measure == name and not math.isnan(e.effect)), key=lambda e: e.effect)
         if own:
-            low, high = (f"{in_points(e.effect)} ({label_of(e.method, labels)})" for e in (own[0], own[-1]))
-            span = f"from {low} to {high}" if len(own) > 1 else low
+            span = f"from {end(own[0])} to {end(own[-1])}" if len(own) > 1 else end(own[0])
             told.append(f"{capital(measure(name).label)}: means {span} points.")
     return told
 

@@ -9,6 +9,7 @@ from lrt.study.outcomes import measure
 from lrt.study.tables import PLAIN
 from lrt.study.words import FEW, capital, listed, name_of, points, share, side
 
+ALONE = "That is against plain GRPO alone: it need not come from listening."
 SEEN_SIZE = 0.1  # a help of 10 points: what the plan asks the study to be able to exclude
 
 
@@ -22,7 +23,7 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
     found, size = side(at_end[0].low, at_end[0].high), points(at_end[0].effect, at_end[0].low, at_end[0].high)
     if found == "higher":
         return (f"{name_of(method)}: **the opposite**, by this interval alone: at the last step its answers flip "
-                f"*more* often than plain GRPO's, {size}.{_much_later(later)}")
+                f"*more* often than plain GRPO's, {size}. {ALONE}{_much_later(later)}")
     if not found:
         return (f"{name_of(method)}: **neither** *prevents* nor *delays* is shown, by answers that flip when only the "
                 f"tint is swapped: {size} against plain GRPO at the last step, where + is worse.{_much_later(later)}")
@@ -42,9 +43,10 @@ def prevents(last: Sequence[Effect], matched: Sequence[Effect], long: Sequence[E
 def _much_later(long: Sequence[Effect]) -> str:
     """A sentence on the runs of 900 steps, if there are seeds enough."""
     told = [e for e in long if len(e.seeds) >= FEW and not math.isnan(e.low)]
-    word = {"lower": "clearly fewer", "higher": "clearly more", "": "not clearly different"}
+    word = {"lower": f"clearly fewer by this interval. {ALONE}", "higher": f"clearly more by this interval. {ALONE}",
+            "": "not clearly different by this interval."}
     return "".join(f" After 900 steps: {points(e.effect, e.low, e.high)} ({len(e.seeds)} seeds), "
-                   f"{word[side(e.low, e.high)]} by this interval." for e in told)
+                   f"{word[side(e.low, e.high)]}" for e in told)
 
 
 def lead(decisions: Sequence[Decision]) -> str:

@@ -35,8 +35,10 @@ def points(value: float, low: float = math.nan, high: float = math.nan) -> str:
     return f"{in_points(value)} points [{ends}]"
 
 
-def side(low: float, high: float) -> str:
-    """"higher" or "lower" where the interval of a difference leaves out 0, "" where it does not, or is not known."""
+def side(low: float, high: float, decimals: int = 3) -> str:
+    """"higher" or "lower" where the interval of a difference leaves out 0 as it is printed (`points`: 3 decimals of a
+    share), "" where it does not, or is not known."""
+    low, high = round(low, decimals), round(high, decimals)
     return "higher" if low > 0 else "lower" if high < 0 else ""
 
 
