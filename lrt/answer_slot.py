@@ -4,6 +4,10 @@ A listener reads its p from the logits of two tokens there, where a tokenizer ha
 both answers whole (`lrt.listener`).
 """
 
+from collections.abc import Sequence
+
+import torch
+
 from lrt.models import Loaded
 from lrt.prompts import listener_continuation
 
@@ -56,3 +60,26 @@ def shared_length(one: list[int], two: list[int]) -> int:
 
 def _ids(loaded: Loaded, texts: list[str]) -> list[list[int]]:
     return loaded.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+def last_logits(model, token_ids: Sequence[int], **inputs) -> torch.Tensor:
+    """Logits (R, K) of K tokens after the last position, in float32.
+
+    A model in 16 bits rounds its logits: bfloat16 has steps of 1/8 between 16 and 32, where a reward is made of
+    differences of hundredths. There the rows of the output layer that count are applied once more, in float32, to what
+    went into it.
+    """
+    seen = []
+    head = model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
+    try:
+        model(**inputs, logits_to_keep=1)
+    finally:
+        hook.remove()
+    into_RTD, logits_RTV = seen[-1]
+    ids = list(token_ids)
+    if logits_RTV.dtype == torch.float32:
+        return logits_RTV[:, -1, ids]
+    with torch.autocast(into_RTD.device.type, enabled=False):
+        bias = None if head.bias is None else head.bias[ids].float()
+        return torch.nn.functional.linear(into_RTD[:, -1].float(), head.weight[ids].float(), bias)

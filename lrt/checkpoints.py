@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 
 from lrt.models import Loaded, merged, without_vision_gradients
@@ -53,6 +54,36 @@ def adapter_in_fp32(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
+
+
+def exact_merging(model: PeftModel) -> None:
+    """Let `unmerge_adapter` put the base's weights back to the bit (in place).
+
+    To send whole weights to a vLLM server, TRL adds the adapter to the base in place and takes it off again
+    (trl/generation/vllm_generation.py). In 16 bits both round, so the base would drift at every step, and with it the
+    listener `adapter-off`. The base is frozen: one copy of the weights under the adapter, in the CPU's memory, serves
+    the whole run.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    merge, unmerge, kept = model.merge_adapter, model.unmerge_adapter, []
+
+    def keep_and_merge(*args, **options):
+        if not kept:
+            kept.extend(_own_weight(layer).to("cpu", copy=True) for layer in layers)
+        merge(*args, **options)
+
+    def unmerge_and_restore():
+        unmerge()
+        for layer, weight in zip(layers, kept, strict=True):
+            _own_weight(layer).copy_(weight)
+
+    model.merge_adapter, model.unmerge_adapter = keep_and_merge, unmerge_and_restore
+
+
+def _own_weight(layer: LoraLayer) -> torch.Tensor:
+    """The base's weight under an adapter; of one that is spread over processes (FSDP2), this process's part."""
+    weight = layer.get_base_layer().weight.data
+    return weight.to_local() if hasattr(weight, "to_local") else weight
 
 
 def save_model(loaded: Loaded, folder: str | Path, dtype: torch.dtype | None = None,

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_callable_name, is_async_callable
 
-from lrt.checkpoints import adapter_in_fp32
+from lrt.checkpoints import adapter_in_fp32, exact_merging
 from lrt.files import write_json
 from lrt.images import squared
 from lrt.models import Loaded
@@ -159,10 +159,14 @@ def build_trainer(
     check_adapter(loaded, settings.lora_rank)
     if settings.vllm_server and importlib.util.find_spec("vllm") is None:
         raise ValueError("vllm_server needs the package vllm here too, to pass weights on: pip install trl[vllm]")
+    if settings.vllm_server and getattr(loaded.model, "is_loaded_in_4bit", False):
+        raise ValueError("a vllm_server is sent whole weights, and weights in 4 bits are not: load them in bf16")
     if settings.beta and not settings.lora_rank and not loaded.model.config._name_or_path:
         raise ValueError(
             "beta needs the model that training began with, which is read from disk: save and load it first"
         )
+    if settings.vllm_server and settings.lora_rank:
+        exact_merging(loaded.model)
     trainer = GRPOTrainer(
         model=loaded.model,
         processing_class=loaded.processor,
@@ -196,10 +200,11 @@ def train_grpo(
 ) -> list[dict]:
     """Train a reasoner and return the log: one record a step, TRL's metric names plus `time_*` in seconds.
 
-    Killed at any moment and called again in the same way, it ends with the weights of a run that was not; a finished
-    run only loads its model. Afterwards `loaded.model` holds the trained weights, in eval mode, and `out_dir/model` has
-    them for `models.load`. `on_step(step, total, record)` replaces the progress bar. Reward functions have TRL's form
-    (see `lrt.rewards`); what they draw from the global generators is seeded by the step.
+    Killed at any moment and called again in the same way, it ends with the weights of a run that was not (but with
+    `vllm_server`: what a server samples is not seeded from here); a finished run only loads its model. Afterwards
+    `loaded.model` holds the trained weights, in eval mode, and `out_dir/model` has them for `models.load`.
+    `on_step(step, total, record)` replaces the progress bar. Reward functions have TRL's form (see `lrt.rewards`); what
+    they draw from the global generators is seeded by the step.
 
     Raises ValueError if `out_dir` was started with other settings, pairs, rewards, listeners or weights, for a frozen
     model, and for too few pairs.

@@ -1,7 +1,8 @@
-"""Images of one size, where something asks for it: a square, the image in its middle, nothing cut off."""
+"""Sizes of images, where something asks for one: a square, the image in its middle, nothing cut off; or a limit."""
 
 from datasets import Dataset
 from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from lrt.world import CELL
 
@@ -24,6 +25,15 @@ def on_square(image: Image.Image, side: int) -> Image.Image:
     square = Image.new("RGB", (side, side), GREY)
     square.paste(image.resize(size, Image.Resampling.BICUBIC), ((side - size[0]) // 2, (side - size[1]) // 2))
     return square
+
+
+def within(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The image as it is where it has no more pixels; a larger one at the size that Qwen's processor would scale it to
+    (`smart_resize` of transformers: the same shape as nearly as patches allow)."""
+    if max_pixels is None or image.width * image.height <= max_pixels:
+        return image
+    high, wide = smart_resize(image.height, image.width, factor=CELL, min_pixels=CELL**2, max_pixels=max_pixels)
+    return image.convert("RGB").resize((wide, high), Image.Resampling.BICUBIC)
 
 
 def one_size(pairs: Dataset, side: int | None) -> Dataset:

@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from PIL.Image import Image
 
-from lrt.answer_slot import ANSWERS, answer_endings, shared_length, single_answer_ids
+from lrt.answer_slot import ANSWERS, answer_endings, last_logits, shared_length, single_answer_ids
 from lrt.models import Loaded
 from lrt.prompts import heard, listener_continuation
 
@@ -71,8 +71,9 @@ class LocalListener:
         return [[p_of(z) for z in zs] for zs in self.logits(prompts_B, images_B, traces_BG)]
 
     def logits(self, prompts_B, images_B, traces_BG) -> list[list[tuple[float, float]]]:
-        """The two raw logits behind each p, of "1" and of "2", in float32; where the answers are scored whole, their
-        log-probabilities up to a constant that the two share, so p is the softmax of either."""
+        """The two raw logits behind each p, of "1" and of "2", in float32 (`last_logits`); where the answers are
+        scored whole, their log-probabilities up to a constant that the two share, so p is the softmax of either. Those
+        are of logits in the model's own precision."""
         if not len(prompts_B) == len(images_B) == len(traces_BG):
             sizes = f"{len(prompts_B)} prompts, {len(images_B)} pairs of images and {len(traces_BG)} groups of traces"
             raise ValueError(f"a listener takes one of each a pair, not {sizes}")
@@ -103,11 +104,11 @@ class LocalListener:
         if self.share_prefix and len(pairs) < len(rows):
             ids_R = self._continuation_ids(rows, {b: chats_B[b] for b in pairs})
         if ids_R is None:
-            z_RV = self._plain([chats_B[b] + rest for b, rest in rows], [images_B[b] for b, _ in rows])
+            z_R2 = self._plain([chats_B[b] + rest for b, rest in rows], [images_B[b] for b, _ in rows], answer_ids)
         else:
             owner_R = torch.tensor([pairs.index(b) for b, _ in rows], device=self.loaded.device)
-            z_RV = self._shared([chats_B[b] for b in pairs], [images_B[b] for b in pairs], owner_R, ids_R)
-        return z_RV[:, list(answer_ids)].float().tolist()
+            z_R2 = self._shared([chats_B[b] for b in pairs], [images_B[b] for b in pairs], owner_R, ids_R, answer_ids)
+        return z_R2.tolist()
 
     def _continuation_ids(self, rows: list[tuple[int, str]], chats: dict[int, str]) -> list[list[int]] | None:
         """The tokens of each row after its chat; None if some tokenizer merges across that boundary, since the chat's
@@ -125,9 +126,9 @@ class LocalListener:
         inputs = self.loaded.processor(text=texts, **seen, padding=True, padding_side="left", return_tensors="pt")
         return inputs.to(self.loaded.device)
 
-    def _plain(self, texts: list[str], images: list[Images]) -> torch.Tensor:
-        """Logits (R, V) at the answer slot; every row runs chat, images and trace."""
-        return self.loaded.model(**self._inputs(texts, images), use_cache=False, logits_to_keep=1).logits[:, -1]
+    def _plain(self, texts: list[str], images: list[Images], answer_ids) -> torch.Tensor:
+        """Logits (R, 2) of the answers at their slot; every row runs chat, images and trace."""
+        return last_logits(self.loaded.model, answer_ids, **self._inputs(texts, images), use_cache=False)
 
     def _whole(self, texts: list[str], images: list[Images]) -> torch.Tensor:
         """Log-probabilities (R, 2) of each answer after each text, in float32, less what the two answers share.
@@ -153,7 +154,7 @@ class LocalListener:
         counted_RT = place_T <= torch.tensor(length_R, device=ids_RT.device)[:, None]
         return torch.where(counted_RT, logp_RT, 0.0).sum(dim=1)
 
-    def _shared(self, chats: list[str], images: list[Images], owner_R: torch.Tensor, ids_R) -> torch.Tensor:
+    def _shared(self, chats: list[str], images: list[Images], owner_R, ids_R, answer_ids) -> torch.Tensor:
         """The same logits; each chat with its images runs once, and row r goes on from the cache of `owner_R[r]`.
 
         Rows look like [padding, chat, padding, trace]. Masks hide both paddings, and positions are given explicitly,
@@ -171,14 +172,14 @@ class LocalListener:
         kept_RT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in ids_R], device=owner_R.device)
         mask_RL = torch.cat([chat["attention_mask"][owner_R], kept_RT], dim=1)
         position_RT = _counted(mask_RL)[:, -longest:] + shift_B1[owner_R]
-        return model(
+        return last_logits(
+            model, answer_ids,
             input_ids=ids_RT,
             attention_mask=mask_RL,
             position_ids=position_RT.expand(3, -1, -1) if position_ids.ndim == 3 else position_RT,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        )
 
 
 def p_of(logits: tuple[float, float]) -> float | None:

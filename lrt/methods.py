@@ -104,8 +104,13 @@ def grpo_settings(settings: Profile, seed: int) -> GRPOSettings:
 def load_as(settings: Profile, name: str, trainable: bool = False, revision: str | None = None) -> Loaded:
     """`models.load` on the profile's device, in its precision, with its limit on images.
 
-    A tiny model, whatever the profile, has its own size of images. ValueError for a GPU profile where there is none.
+    A tiny model, whatever the profile, has its own size of images. ValueError for a GPU profile where there is none,
+    and for all weights of a model to be trained in 16 bits, where most small steps round to nothing (sharded weights
+    are put into fp32 by accelerate).
     """
+    if trainable and settings.weights in ("bf16", "fp16") and not settings.sharded:
+        raise ValueError(f"{settings.name} without an adapter would train its {settings.weights} weights themselves, "
+                         "and lose most small steps: give it a lora_rank, or --set weights=fp32")
     device = settings.device
     if device == "cuda":
         if not torch.cuda.is_available():
@@ -126,7 +131,7 @@ def listener_for(settings: Profile, loaded: Loaded, name: str | None = None) -> 
     """The profile's listener (or another by name) for a reasoner; "adapter-off" is the reasoner's own base."""
     name, batch = name or settings.listener, settings.listener_batch
     if "://" in name:
-        return RemoteListener.at(name, loaded.wording)
+        return RemoteListener.at(name, loaded.wording, settings.max_pixels)
     if name == "adapter-off":
         if settings.sharded:
             raise ValueError(f"{settings.name} shards its weights, and its processes would wait for each other's "

@@ -35,6 +35,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from lrt.chat_protocol import Unscored, data_urls, p_from, request
+from lrt.images import within
 from lrt.prompts import ENGLISH_WORDING, Wording, heard, listener_continuation
 from lrt.world import rng
 
@@ -72,9 +73,10 @@ class RemoteListener:
     """A model behind `url` (the address up to and with `/v1`) as a listener; see the head of this file.
 
     `p_first` has the form of `listener.Listener`; `p_first_async` is the same for an event loop, and what
-    `lrt.async_rewards` awaits. `verdict=False` removes sentences that name a winner from every trace. The key, if any,
-    is read from the environment variable LRT_LISTENER_KEY and stands in no log. The request goes to this host and
-    nowhere else: no redirects, no proxy, no .netrc.
+    `lrt.async_rewards` awaits. `verdict=False` removes sentences that name a winner from every trace. An image of more
+    than `max_pixels` is made smaller before it is sent, as the reasoner's own processor does. The key, if any, is read
+    from the environment variable LRT_LISTENER_KEY and stands in no log. The request goes to this host and nowhere else:
+    no redirects, no proxy, no .netrc.
 
     `unscored` counts reasons since the start: "timeout", "budget", "connection", "cut off", "http 503", "too large",
     "not json", "malformed", "refused", "not continued", "no answer token", "ambiguous", "not finite".
@@ -88,8 +90,10 @@ class RemoteListener:
         wording: Wording = ENGLISH_WORDING,
         settings: RemoteSettings | None = None,
         verdict: bool = True,
+        max_pixels: int | None = None,
     ):
         self.url, self.where = _endpoint(url)
+        self.max_pixels = max_pixels
         self.model, self.wording, self.verdict = model, wording, verdict
         self.settings = settings or RemoteSettings()
         self.name = model + ("" if verdict else ", verdict removed")  # not the address: a server may move
@@ -100,12 +104,12 @@ class RemoteListener:
         return f"{self.name} at {self.where}"
 
     @classmethod
-    def at(cls, address: str, wording: Wording = ENGLISH_WORDING) -> "RemoteListener":
+    def at(cls, address: str, wording: Wording = ENGLISH_WORDING, max_pixels: int | None = None) -> "RemoteListener":
         """The listener at `http://host:8000/v1#owner/model`. ValueError where the model is not named."""
         url, _, model = address.partition("#")
         if not model:
             raise ValueError(f"listener {url}: name the model behind the address, as in {url}#owner/model")
-        return cls(url, model, wording)
+        return cls(url, model, wording, max_pixels=max_pixels)
 
     def p_first(self, prompts_B, images_B, traces_BG) -> list[list[float | None]]:
         """See `listener.Listener.p_first`."""
@@ -122,7 +126,7 @@ class RemoteListener:
         if not len(prompts_B) == len(images_B) == len(traces_BG):
             sizes = f"{len(prompts_B)} prompts, {len(images_B)} pairs of images and {len(traces_BG)} groups of traces"
             raise ValueError(f"a listener takes one of each a pair, not {sizes}")
-        urls_B = [data_urls(images) for images in images_B]
+        urls_B = [data_urls([within(image, self.max_pixels) for image in images]) for images in images_B]
         gate = self._gate()
         client = httpx.AsyncClient(
             headers=_headers(),

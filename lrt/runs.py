@@ -8,7 +8,8 @@
     out/done.json       written last: a run with this file only loads its model
 
 A killed run that is started again ends with the weights of one that was not, because nothing that a step needs lives
-outside the checkpoint: rows are data, in order (`lrt.rows`); and what a step draws is a function of (seed, step).
+outside the checkpoint: rows are data, in order (`lrt.rows`); and what a step draws is a function of (seed, step). (A
+vLLM server that generates draws by itself: a run with one goes on, but not exactly as it would have.)
 """
 
 import json
@@ -39,6 +40,7 @@ from lrt.models import Loaded
 OnStep = Callable[[int, int, dict], None]  # (step, total, the step's record)
 PRECISIONS = ("fp32", "bf16", "fp16")
 LATER = {"vllm_server": None, "image_side": None, "balance_votes": False, "sft_weight": 0.0}  # not in the first runs
+PATCHED = ("forward", "generate", "_original_forward", "merge_adapter", "unmerge_adapter")  # on the model, by trainers
 UNLOGGED = ("epoch", "num_tokens", "step_time")  # one epoch is the run; SFT's tokens restart; time_step is ours
 
 
@@ -228,7 +230,7 @@ def as_found(model: Any) -> Iterator[None]:
     switch the cache off in its config. Their progress bars and notices about renamed options are kept quiet.
     """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    config, names = model.config.__dict__, ("forward", "generate", "_original_forward")
+    config, names = model.config.__dict__, PATCHED
     before = [(m.__dict__, {n: m.__dict__[n] for n in names if n in m.__dict__}) for m in (model, base)]
     before.append((config, {"use_cache": config["use_cache"]} if "use_cache" in config else {}))
     bars = hf_logging.is_progress_bar_enabled()

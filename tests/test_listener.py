@@ -214,6 +214,21 @@ def test_wrong_arguments():
     assert listener.p_first(PROMPTS[:2], pictures()[:2], [[], []]) == [[], []]
 
 
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_in_16_bits_does_not_round_the_two_logits(kind, share_prefix):
+    """They are what its output layer makes of its own hidden states in float32, not what bfloat16 makes of that."""
+    loaded = build(kind)
+    loaded.model.to(torch.bfloat16)
+    trace = TRACES[0][0]
+    ((one, two),), = LocalListener(loaded, share_prefix).logits(PROMPTS[:1], pictures()[:1], [[trace]])
+    rounded = naive(loaded, PROMPTS[0], pictures()[0], trace)
+    exact = torch.tensor([one, two])
+    assert not torch.equal(exact, exact.bfloat16().float())
+    assert exact.tolist() == pytest.approx(rounded, rel=2**-7, abs=0.02)
+    assert len(loaded.model.get_output_embeddings()._forward_hooks) == 0
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_to_the_naive_forward_on_a_gpu(kind):

@@ -253,6 +253,15 @@ def test_the_squares_of_a_profile_are_whole_cells_within_its_pixels(settings):
         assert side * side <= settings.max_pixels
 
 
+def test_all_weights_are_not_trained_in_16_bits(base):
+    """Where weights are sharded accelerate puts them into float32 itself."""
+    with pytest.raises(ValueError, match="gpu without an adapter would train its bf16 weights.*--set weights=fp32"):
+        methods.reasoner(small("gpu", base, lora_rank=0, weights="bf16"), 0)
+    for settings in (small("gpu", base, lora_rank=0, weights="fp32"), small("gpu-many", base, lora_rank=0)):
+        loaded = methods.reasoner(settings, 0)
+        assert all(p.requires_grad for p in loaded.model.parameters())
+
+
 def test_only_trained_weights_are_cast(base):
     tuned = with_adapter(models.load(base, dtype=torch.float16), 2).model
     for p in tuned.parameters():
@@ -335,6 +344,25 @@ def test_a_vllm_server_wants_one_size_and_the_package(base, tmp_path, monkeypatc
         GRPOSettings(vllm_server="http://127.0.0.1:8000")
     how = GRPOSettings(steps=1, pairs_per_step=2, num_generations=2, save_every=1,
                        vllm_server="http://127.0.0.1:8000", image_side=56)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="vllm_server needs the package vllm"):
-        grpo.build_trainer(models.load(base, trainable=True), PAIRS, [], [], how, tmp_path)
+    loaded = models.load(base, trainable=True)
+    with monkeypatch.context() as without:
+        without.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ValueError, match="vllm_server needs the package vllm"):
+            grpo.build_trainer(loaded, PAIRS, [], [], how, tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    loaded.model.is_loaded_in_4bit = True
+    with pytest.raises(ValueError, match="a vllm_server is sent whole weights"):
+        grpo.build_trainer(loaded, PAIRS, [], [], how, tmp_path)
+
+
+def test_a_run_with_a_vllm_server_keeps_its_base_as_it_was(base, tmp_path, monkeypatch):
+    """The trainer that would ask the server is not built here: what is done to the model before it, is."""
+    how = GRPOSettings(steps=1, pairs_per_step=2, num_generations=2, save_every=1, lora_rank=2,
+                       vllm_server="http://127.0.0.1:8000", image_side=56)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(grpo, "GRPOTrainer", lambda **_: None)
+    loaded, asked = with_adapter(models.load(base), 2), []
+    monkeypatch.setattr(grpo, "exact_merging", asked.append)
+    grpo.build_trainer(loaded, PAIRS, [], [], how, tmp_path)
+    grpo.build_trainer(loaded, PAIRS, [], [], replace(how, vllm_server=None), tmp_path)
+    assert asked == [loaded.model]

@@ -24,6 +24,7 @@ from lrt.answer_slot import answer_token_ids
 from lrt.async_rewards import AsyncListenerReward, listener_reward
 from lrt.chat_protocol import Unscored, data_urls, p_from
 from lrt.listener import LocalListener, p_of
+from lrt.models import limit_pixels
 from lrt.prompts import TINY_WORDING, listener_continuation
 from lrt.remote import KEY, RemoteListener, RemoteSettings, _retry_after, check_answer
 from lrt.rewards import ListenerReward
@@ -135,6 +136,20 @@ def test_images_come_through_to_the_bit():
         (back,) = images_of(body)
         assert back.mode == "RGB" and not back.info and not back.getexif()
         assert np.array_equal(np.asarray(back), np.asarray(image.convert("RGB")))
+
+
+def test_a_large_image_is_sent_at_the_size_that_the_reasoner_sees():
+    loaded = build("qwen")
+    limit_pixels(loaded.processor, 84 * 84)
+    r = np.random.default_rng(1)
+    large, small = (Image.fromarray(r.integers(0, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((200, 120), (40, 30)))
+    with serving(says(known)) as server:
+        listener = RemoteListener(server.url, "tiny", TINY_WORDING, max_pixels=84 * 84)
+        listener.p_first(["red circle"], [(large, small)], [["0.5"]])
+        one, two = images_of(server.bodies[0])
+    grid = loaded.processor.image_processor(images=[large], return_tensors="pt")["image_grid_thw"][0].tolist()
+    assert one.size == (14 * grid[2], 14 * grid[1]) and one.width * one.height <= 84 * 84
+    assert np.array_equal(np.asarray(two), np.asarray(small)), "within the limit: to the bit"
 
 
 def test_inside_a_running_loop_too():

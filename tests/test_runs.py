@@ -10,7 +10,15 @@ from safetensors.torch import save_file
 from tiny_runs import assert_same_weights, build, changed, saved, weights
 
 from lrt import models, rows, runs
-from lrt.checkpoints import fingerprint, is_whole, last_checkpoint, load_weights, save_model, with_adapter
+from lrt.checkpoints import (
+    exact_merging,
+    fingerprint,
+    is_whole,
+    last_checkpoint,
+    load_weights,
+    save_model,
+    with_adapter,
+)
 from lrt.pairs import tiny_pairs
 
 
@@ -190,6 +198,29 @@ def test_an_adapter_on_four_bits_is_not_merged(tmp_path):
     adapted.model.get_base_model().is_loaded_in_4bit = True
     with pytest.raises(ValueError, match="4 bits, and cannot become part of them.*weights=fp16"):
         with_adapter(adapted, rank=2)
+
+
+def merged_and_back(model, times):
+    for _ in range(times):
+        model.merge_adapter()
+        inside = weights(model)
+        model.unmerge_adapter()
+    return inside
+
+
+def test_a_base_in_16_bits_survives_that_its_adapter_is_merged_and_taken_out():
+    """As TRL does it at every step, to send whole weights to a vLLM server. By itself the base drifts."""
+    drifting, kept = (with_adapter(build(), 2) for _ in range(2))
+    for loaded in (drifting, kept):
+        loaded.model.to(torch.bfloat16)
+        learned(loaded)
+    for loaded, exact in ((drifting, False), (kept, True)):
+        before = weights(loaded.model)
+        if exact:
+            exact_merging(loaded.model)
+        inside = merged_and_back(loaded.model, 3)
+        assert bool(changed(before, weights(loaded.model))) == (not exact)
+        assert changed(before, inside), "what is sent has the adapter in it"
 
 
 def test_fingerprint_sees_what_is_trained_and_what_is_frozen_apart():
