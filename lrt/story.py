@@ -9,28 +9,28 @@ paragraphs; `headline` is the shortest answer. ValueError if a method has two re
 of one seed, and several seeds need another one.
 """
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from lrt.comparing import (
+    AWAY,
+    HOME,
+    MAIN,
+    Measure,
+    compare,
+    compared,
+    context,
+    find,
+    has_value,
+    in_percent,
+    percent,
+    split_of,
+)
 from lrt.stats import Record, select
-from lrt.style import METHODS, look
+from lrt.style import METHODS
+from lrt.words import capital, listed, name_of
 
-HOME, MAIN, AWAY = "in_distribution", "tint_uninformative", "tint_reversed"
 LISTENER, PLAIN = "grpo_listener", "grpo"  # the two methods that the paper compares
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric in words: its name, what it counts, what a higher or a lower one means, and what the highest does."""
-
-    metric: str
-    name: str
-    counts: str
-    higher: str
-    lower: str
-    most: str = ""
-
 
 FLIP = Measure(
     "flip_rate", "flip rate", "how often the answer changes when only the tint is swapped on the same scenes",
@@ -80,80 +80,22 @@ LIMITS = (
 )
 
 
-# --- finding and comparing -------------------------------------------------------------------------------------------
-
-
-def find(records: list[Record], method: str, metric: str, split: str) -> Record | None:
-    """The one record of this number, or None."""
-    found = select(records, method=method, metric=metric, split=split)
-    if len(found) > 1:
-        raise ValueError(f"{len(found)} records of {metric} on {split} for {method}: the story tells of one seed")
-    return found[0] if found else None
-
-
-def split_of(records: list[Record], metric: str) -> str:
-    """Where a metric was measured: tint uninformative if it was there, else the first split that has it."""
-    splits = [r.split for r in records if r.metric == metric]
-    return MAIN if MAIN in splits or not splits else splits[0]
-
-
-def paired_metric(metric: str, other: str) -> str:
-    """Name of the metric that holds this method minus the other on the same pairs (`stats.paired_bootstrap`):
-    `Record("grpo_listener", split, paired_metric("accuracy", "grpo"), *interval, seed)`."""
-    return f"difference/{metric}/{other}"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """a against b: the word ("higher", "lower", or "" where it is not clear), and its size or the reason."""
-
-    word: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.word}, {self.detail}" if self.word else f"no clear difference: {self.detail}"
-
-
-def compare(a: Record, b: Record, paired: Record | None = None) -> Comparison:
-    """Is a's value higher than b's? By the paired interval of the difference, where there is one, else by the two
-    intervals; ends that touch are not clear. Where nothing varied (0 or all of n) an interval has no width, and is read
-    as 3 / n wide (the rule of three)."""
-    if paired and _has_interval(paired) and paired.low < paired.high:
-        word = "higher" if paired.low > 0 else "lower" if paired.high < 0 else ""
-        ends = f"the paired interval [{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]"
-        return Comparison(word, f"by {_points(paired.value)}, {ends}" if word else f"{ends} contains 0")
-    if not (_has_interval(a) and _has_interval(b)):
-        return Comparison("", "an interval is missing")
-    (a_low, a_high), (b_low, b_high) = map(_ends, (a, b))
-    word = "higher" if a_low > b_high else "lower" if a_high < b_low else ""
-    return Comparison(word, f"by {_points(a.value - b.value)}" if word else "the intervals overlap")
-
-
-def compared(records: list[Record], measure: Measure, split: str, a: str, b: str) -> Comparison | None:
-    """Method a against method b in a measure; None if either has no value."""
-    one, other = (find(records, method, measure.metric, split) for method in (a, b))
-    paired = find(records, a, paired_metric(measure.metric, b), split)
-    if not paired and (turned := find(records, b, paired_metric(measure.metric, a), split)):
-        paired = replace(turned, method=a, value=-turned.value, low=-turned.high, high=-turned.low)
-    return compare(one, other, paired) if _known(one) and _known(other) else None
-
-
 # --- sentences on one measure ----------------------------------------------------------------------------------------
 
 
 def values(records: list[Record], measure: Measure, split: str) -> str:
     """Every method's number with its interval, n, and what is missing."""
     found = {method: find(records, method, measure.metric, split) for method in METHODS}
-    known = {method: record for method, record in found.items() if _known(record)}
-    empty = [_label(method) for method, record in found.items() if record and method not in known]
-    absent = [_label(method) for method, record in found.items() if not record]
+    known = {method: record for method, record in found.items() if has_value(record)}
+    empty = [name_of(method) for method, record in found.items() if record and method not in known]
+    absent = [name_of(method) for method, record in found.items() if not record]
     title = f"{measure.name[0].upper()}{measure.name[1:]} ({measure.counts})"
     if not known:
         return f"{title}: {'does not apply' if empty else 'not measured'}."
-    numbers = ", ".join(f"{_label(method)} {percent(record)}" for method, record in known.items())
+    numbers = ", ".join(f"{name_of(method)} {percent(record)}" for method, record in known.items())
     said = f"{title}: {numbers} ({context(known.values())})."
-    said += f" Does not apply to {_and(empty)}." if empty else ""
-    return said + (f" Not measured for {_and(absent)}." if absent else "")
+    said += f" Does not apply to {listed(empty)}." if empty else ""
+    return said + (f" Not measured for {listed(absent)}." if absent else "")
 
 
 def against_base(records: list[Record], measure: Measure, split: str) -> str:
@@ -162,10 +104,10 @@ def against_base(records: list[Record], measure: Measure, split: str) -> str:
     groups: dict[str, list[str]] = {}
     for method, result in results.items():
         if result:
-            groups.setdefault(result.word, []).append(f"{_label(method)} ({result.detail})")
+            groups.setdefault(result.word, []).append(f"{name_of(method)} ({result.detail})")
     leads = {"higher": "higher than base", "lower": "lower than base", "": "no clear difference from base"}
-    parts = [f"{lead}: {_and(groups[word])}" for word, lead in leads.items() if word in groups]
-    return f"{_capital('; '.join(parts))}." if parts else ""
+    parts = [f"{lead}: {listed(groups[word])}" for word, lead in leads.items() if word in groups]
+    return f"{capital('; '.join(parts))}." if parts else ""
 
 
 def against_plain(records: list[Record], measure: Measure, split: str) -> str:
@@ -174,7 +116,7 @@ def against_plain(records: list[Record], measure: Measure, split: str) -> str:
     if not result:
         return ""
     meaning = {"higher": f": {measure.higher}", "lower": f": {measure.lower}", "": ""}[result.word]
-    return f"{_label(LISTENER)} against {_label(PLAIN)}: {result}{meaning}."
+    return f"{name_of(LISTENER)} against {name_of(PLAIN)}: {result}{meaning}."
 
 
 def paragraph(records: list[Record], measure: Measure, split: str | None = None) -> str:
@@ -187,7 +129,7 @@ def paragraph(records: list[Record], measure: Measure, split: str | None = None)
 def most(records: list[Record], measure: Measure) -> str:
     """Which method has the highest number, and whether that is clear; not measured with fewer than two methods."""
     split = split_of(records, measure.metric)
-    found = [r for method in METHODS if _known(r := find(records, method, measure.metric, split))]
+    found = [r for method in METHODS if has_value(r := find(records, method, measure.metric, split))]
     if len(found) < 2:
         return values(records, measure, split)
     top = max(found, key=lambda record: record.value)
@@ -195,13 +137,13 @@ def most(records: list[Record], measure: Measure) -> str:
     rivals = [r for r in others if compared(records, measure, split, top.method, r.method).word != "higher"]
     named = f"{measure.name} ({measure.counts})"
     if len({r.value for r in found}) == 1:
-        names = _and([_label(record.method) for record in found])
+        names = listed(name_of(record.method) for record in found)
         return f"The {named} is the same, {percent(top)}, for {names} ({context(found)})."
     if not rivals:
-        return (f"{_capital(_label(top.method))} {measure.most}: its {named} is {percent(top)}, clear of every other "
+        return (f"{capital(name_of(top.method))} {measure.most}: its {named} is {percent(top)}, clear of every other "
                 f"({context(found)}).")
-    unclear = _and([f"{_label(r.method)}, {percent(r)}" for r in rivals])
-    return (f"It is not clear which method {measure.most}: the {named} is highest for {_label(top.method)}, "
+    unclear = listed([f"{name_of(r.method)}, {percent(r)}" for r in rivals])
+    return (f"It is not clear which method {measure.most}: the {named} is highest for {name_of(top.method)}, "
             f"{percent(top)}, with no clear difference from {unclear} ({context(found)}).")
 
 
@@ -212,11 +154,11 @@ def within(records: list[Record], metrics: tuple[str, str], splits: tuple[str, s
     told, used = [], []
     for method in METHODS:
         a, b = (find(records, method, *at) for at in zip(metrics, splits, strict=True))
-        if _known(a) and _known(b):
+        if has_value(a) and has_value(b):
             result = compare(a, b)
             meaning = {"higher": if_higher, "lower": if_lower, "": ""}[result.word]
             said = f"{result.word} {where}, {result.detail}: {meaning}" if meaning else str(result)
-            told.append(f"{_label(method)} {percent(a)} and {percent(b)} ({said})")
+            told.append(f"{name_of(method)} {percent(a)} and {percent(b)} ({said})")
             used += [a, b]
     return f"{lead}: {'; '.join(told)} ({context(used)})." if told else f"{lead}: not measured."
 
@@ -290,12 +232,12 @@ def listener_effect(records: list[Record], training_listener: str = "reader") ->
         split = split_of(records, measure.metric)
         if result := compared(records, measure, split, LISTENER, PLAIN):
             a, b = (find(records, method, measure.metric, split) for method in (LISTENER, PLAIN))
-            said[result.word].append(f"{measure.name} ({_value(a)} against {_value(b)})")
+            said[result.word].append(f"{measure.name} ({in_percent(a)} against {in_percent(b)})")
             used += [a, b]
         else:
             said[None].append(measure.name)
-    lead = f"{_label(LISTENER)} against {_label(PLAIN)}"
-    parts = "; ".join(f"{leads[word]} {_and(names)}" for word, names in said.items() if names)
+    lead = f"{name_of(LISTENER)} against {name_of(PLAIN)}"
+    parts = "; ".join(f"{leads[word]} {listed(names)}" for word, names in said.items() if names)
     return f"{lead}: {parts} ({context(used)})." if used else f"{lead}: not measured."
 
 
@@ -327,7 +269,7 @@ def sections(records: list[Record], training_listener: str = "reader") -> list[S
 def judges(records: list[Record], training_listener: str = "reader") -> list[str]:
     """The listeners that measured contradiction: known ones in their order, others, last the one of the training."""
     asked = dict.fromkeys(r.metric.split("/", 1)[1] for r in records
-                          if r.metric.startswith("contradiction/") and _known(r))
+                          if r.metric.startswith("contradiction/") and has_value(r))
     known = list(JUDGES)
     rank = {name: known.index(name) if name in known else len(known) for name in asked}
     return sorted(asked, key=lambda name: (name == training_listener, rank[name]))
@@ -348,55 +290,3 @@ def heard_by(judge: str, training_listener: str = "reader", verdict_kept: bool =
         "its traces and answers part more often", "its traces and answers part less often",
         f"contradicts itself most often to the ear of {judge}",
     )
-
-
-# --- words for numbers -----------------------------------------------------------------------------------------------
-
-
-def percent(record: Record) -> str:
-    """`61 % [55, 67]`: the value and its interval in per cent."""
-    ends = f"[{100 * record.low:.0f}, {100 * record.high:.0f}]" if _has_interval(record) else "(no interval)"
-    return f"{_value(record)} {ends}"
-
-
-def context(found: Iterable[Record]) -> str:
-    """What every number needs beside it: that the world is tiny, which splits, one seed, how many pairs."""
-    found = list(found)
-    splits = _and(list(dict.fromkeys(record.split.replace("_", " ") for record in found)))
-    low, high = min(record.n for record in found), max(record.n for record in found)
-    return f"tiny world, {splits}, one seed, n = {low}" + (f" to {high}" if low < high else " each")
-
-
-def _value(record):
-    return f"{100 * record.value:.0f} %"
-
-
-def _points(difference):
-    size = 100 * abs(difference)
-    return f"{size:.0f} points" if size >= 1.5 else f"{size:.1f} points"
-
-
-def _known(record):
-    return record is not None and not math.isnan(record.value)
-
-
-def _ends(record):
-    """The ends of an interval, never without width."""
-    width = 3 / max(record.n, 1) if record.low == record.high else 0.0
-    return max(0.0, record.low - width), min(1.0, record.high + width)
-
-
-def _has_interval(record):
-    return not math.isnan(record.low) and not math.isnan(record.high)
-
-
-def _label(method):
-    return look(method)[0]
-
-
-def _capital(text):
-    return text[0].upper() + text[1:]
-
-
-def _and(items):
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -376,11 +376,11 @@ def test_every_image_has_alternative_text(pages):
 
 
 def test_numbers_on_the_site_are_those_of_the_records(site):
-    from lrt import story
+    from lrt import comparing
     from lrt.stats import load_records
 
     records = load_records(ROOT / "data/results/one_seed.json")
-    flips = story.find(records, "sft", "flip_rate", story.MAIN)
+    flips = comparing.find(records, "sft", "flip_rate", comparing.MAIN)
     text = re.sub(r"<[^>]+>", " ", (site / "numbers.html").read_text("utf-8"))
     assert f"{100 * flips.value:.0f} % [{100 * flips.low:.0f}, {100 * flips.high:.0f}]" in text
     claims = {row["id"] for row in json.loads((ROOT / "data/study/claims.json").read_text())["claims"]}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lrt import metrics, models, pairs, profiles, stats, story
+from lrt import comparing, metrics, models, pairs, profiles, stats
 from lrt.course import page, tutorial
 from lrt.course.progress import Display
 from lrt.runs import read_log
@@ -209,7 +209,7 @@ def test_2_records_of_base_and_sft(out):
         assert {(method, "tint_uninformative", metric) for metric in here} <= set(found)
     for split in splits:  # the difference on the same pairs is the difference of the two
         a, b = (found[method, split, "accuracy"] for method in ("sft", "base"))
-        paired = found["sft", split, story.paired_metric("accuracy", "base")]
+        paired = found["sft", split, comparing.paired_metric("accuracy", "base")]
         assert paired.value == pytest.approx(a.value - b.value) and paired.low <= paired.value <= paired.high
     assert {r.method for r in records} == {"base", "sft", "stated_rule"}  # the other lines are notebook 01's
     assert found["base", "in_distribution", "parsable"].value > 0.9

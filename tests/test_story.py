@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrt import story
+from lrt import comparing, story, style
 from lrt.stats import Record
 
 NAN = float("nan")
@@ -50,7 +50,7 @@ def about(text, method, other="base"):
     """The word that a paragraph has for a method against another."""
     if (method, other) == ("grpo_listener", "grpo"):
         return re.search(r"GRPO \+ listener against GRPO: (higher|lower|no clear difference)", text).group(1)
-    label = re.escape(story.look(method)[0])
+    label = re.escape(style.look(method)[0])
     for part in re.split(r"[.;] ", text):
         found = re.match(rf"(?i)(higher than|lower than|no clear difference from) {other}: .*?(?<!\+ ){label} \(", part)
         if found:
@@ -150,7 +150,7 @@ def test_wide_intervals_leave_no_direction():
     ((0.6, 0.4, 0.65), (1.0, 1.0, 1.0), "lower"),
 ])
 def test_compare(a, b, word):
-    result = story.compare(*(Record("m", "s", "x", *row, 9, 0) for row in (a, b)))
+    result = comparing.compare(*(Record("m", "s", "x", *row, 9, 0) for row in (a, b)))
     assert result.word == word
     assert (f"by {100 * abs(a[0] - b[0]):.0f} points" in result.detail) == bool(word)
     if not word:
@@ -162,7 +162,7 @@ def test_a_paired_interval_decides_where_there_is_one():
     assert "the intervals overlap" in story.paragraph(rows, story.ACCURACY)
 
     def with_pair(value, low, high):
-        pair = Record("grpo_listener", MAIN, story.paired_metric("accuracy", "grpo"), value, low, high, 240, 0)
+        pair = Record("grpo_listener", MAIN, comparing.paired_metric("accuracy", "grpo"), value, low, high, 240, 0)
         return story.paragraph([*rows, pair], story.ACCURACY)
 
     up, down = with_pair(0.05, 0.01, 0.09), with_pair(-0.05, -0.09, -0.01)
@@ -171,7 +171,7 @@ def test_a_paired_interval_decides_where_there_is_one():
     assert "no clear difference: the paired interval [-1.0, +9.0] contains 0" in with_pair(0.04, -0.01, 0.09)
     assert "the intervals overlap" in with_pair(0.05, NAN, NAN)
 
-    turned = Record("grpo", MAIN, story.paired_metric("accuracy", "grpo_listener"), -0.05, -0.09, -0.01, 240, 0)
+    turned = Record("grpo", MAIN, comparing.paired_metric("accuracy", "grpo_listener"), -0.05, -0.09, -0.01, 240, 0)
     assert "higher, by 5 points, the paired interval [+1.0, +9.0]" in story.paragraph([*rows, turned], story.ACCURACY)
 
 

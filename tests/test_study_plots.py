@@ -19,7 +19,7 @@ from lrt.study.claims import Claim, Decision
 from lrt.study.effects import Comparison, Effect, against_plain
 from lrt.study.pairing import paired
 from lrt.study.seeds import false_alarms
-from lrt.study.words import side
+from lrt.words import side
 
 NAN = math.nan
 

@@ -24,7 +24,7 @@ from markupsafe import Markup
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from PIL import Image
 
-from lrt import stats, story
+from lrt import comparing, stats
 from lrt.book.lists import bullets
 from lrt.real.published import PUBLISHED, WHOLE
 from lrt.study import claims
@@ -140,10 +140,10 @@ class Records:
 
     def one_seed(self, method: str, metric: str, split: str = "tint_uninformative") -> str:
         """A number of the one committed run, with its interval: "76 % [74, 78]"."""
-        record = story.find(self.records, method, metric, split)
+        record = comparing.find(self.records, method, metric, split)
         if record is None:
             raise ValueError(f"no {metric} of {method} on {split} in data/results/one_seed.json")
-        return story.percent(record)
+        return comparing.percent(record)
 
     def paper(self) -> dict[str, str]:
         """The published accuracy, and half the width of its plain 95 % interval, in points."""

@@ -131,8 +131,8 @@ def evaluate(
 def _own(loaded, model: str, pairs, **options) -> list:
     """Judge a folder's pairs in both orders, and say what exchanging the images does; the records."""
     from lrt import evaluate as room
+    from lrt.comparing import percent
     from lrt.metrics import both_orders
-    from lrt.story import percent
 
     forward, reverse = room.judge_both_orders(loaded, pairs, progress=progress, **options)
     records = room.split_records(forward, model, "folder", None)

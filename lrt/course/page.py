@@ -15,7 +15,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from lrt import plots, story
+from lrt import comparing, plots, story
 from lrt.files import write_text
 from lrt.stats import Record
 from lrt.style import METHODS, look
@@ -61,8 +61,8 @@ def write_page(records: list[Record], figures_dir: str | Path, out: str | Path, 
     placed, other = place(load_figures(figures_dir))
     judge = story.independent(records, training_listener)[:1]
     measures = [story.FLIP, story.DEPARTURE, *(story.heard_by(name, training_listener) for name in judge), story.TRUTH]
-    numbers = [(measure, story.split_of(records, measure.metric)) for measure in measures]
-    numbers += [(story.ACCURACY, split) for split in (story.HOME, story.MAIN)]
+    numbers = [(measure, comparing.split_of(records, measure.metric)) for measure in measures]
+    numbers += [(story.ACCURACY, split) for split in (comparing.HOME, comparing.MAIN)]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
                               lstrip_blocks=True, undefined=StrictUndefined, finalize=keep_together)
     html = environment.get_template("page.html.jinja").render(
@@ -171,12 +171,12 @@ def place(figures: dict[str, FigureFile]) -> tuple[dict[str, list[FigureFile]], 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def headline_card(records: list[Record], measure: story.Measure, split: str) -> dict | None:
+def headline_card(records: list[Record], measure: comparing.Measure, split: str) -> dict | None:
     """A headline number of every method; None if it was not measured."""
-    found = {method: story.find(records, method, measure.metric, split) for method in METHODS}
+    found = {method: comparing.find(records, method, measure.metric, split) for method in METHODS}
     rows = [{"method": method, "label": look(method)[0], **number(record)} for method, record in found.items()]
     known = [record for record, row in zip(found.values(), rows, strict=True) if not row["why"]]
-    about = f"{measure.counts} ({story.context(known)})" if known else ""
+    about = f"{measure.counts} ({comparing.context(known)})" if known else ""
     return {"name": measure.name, "about": about, "rows": rows} if known else None
 
 
@@ -198,9 +198,9 @@ def table(records: list[Record]) -> list[tuple[str, list[tuple[str, list[dict]]]
     splits = dict.fromkeys(r.split for r in records if r.metric == "accuracy" and r.method in METHODS)
     groups = {"Accuracy against the votes": [(split.replace("_", " "), "accuracy", split) for split in splits]}
     for name, metric in OTHER.items():
-        split = story.split_of(records, metric)
+        split = comparing.split_of(records, metric)
         groups.setdefault(f"Other measures, {split.replace('_', ' ')}", []).append((name, metric, split))
-    found = {title: [(label, [number(story.find(records, method, metric, split)) for method in METHODS])
+    found = {title: [(label, [number(comparing.find(records, method, metric, split)) for method in METHODS])
                      for label, metric, split in rows] for title, rows in groups.items()}
     kept = {title: [row for row in rows if not all(cell["why"] for cell in row[1])] for title, rows in found.items()}
     return [(title, rows) for title, rows in kept.items() if rows]

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lrt.comparing import MAIN, find
 from lrt.stats import NAN, Record, several_seeds
-from lrt.story import MAIN, find
 from lrt.study.effects import against_plain
 from lrt.study.logs import read_runs
 from lrt.study.outcomes import mean, measure
 from lrt.study.pool import logs_folder
 from lrt.study.seeds import prediction
 from lrt.study.story import effect_sentences
-from lrt.study.words import FEW, listed, name_of, seeds_text, share
 from lrt.style import GREY, ends, figure, in_order, look, percent, runs_text, words
+from lrt.words import FEW, listed, name_of, seeds_text, share
 
 STUDIED = {  # the notebooks' name of a method -> the study's
     "sft": "sft_answer",

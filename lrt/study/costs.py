@@ -9,8 +9,8 @@ import pandas as pd
 from lrt.pairs import tiny_votes
 from lrt.rows import order_of
 from lrt.study.logs import Run
-from lrt.study.words import label_of
 from lrt.style import in_order
+from lrt.words import label_of
 
 COSTS = {  # what stands side by side when methods learn from the same votes
     "unique": "labels used",  # pairs whose vote was seen

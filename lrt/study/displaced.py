@@ -13,8 +13,8 @@ from lrt.study.logs import Run
 from lrt.study.outcomes import mean
 from lrt.study.plots import FAINT, behind, something
 from lrt.study.tables import in_blocks
-from lrt.study.words import label_of, seeds_text, share
 from lrt.style import BLACK, GREY, figure, percent, words
+from lrt.words import label_of, seeds_text, share
 
 LOGGED = {"logp_chosen": "chosen", "logp_rejected": "rejected", "loss": "loss"}
 SIDES = ("chosen", "rejected")

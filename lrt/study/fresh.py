@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lrt.study.logs import Run
 from lrt.study.outcomes import mean, measure
 from lrt.study.seeds import prediction
-from lrt.study.words import name_of
+from lrt.words import name_of
 
 HEAD = ("method", "measure", "seeds of the study", "95 % of single runs, %", "fresh runs, %", "inside")
 MEASURES = ("flip", "conflict", "in_distribution", "truth", "contradiction/llava")

@@ -11,8 +11,8 @@ from lrt.stats import several_seeds
 from lrt.study.credit import CREDITED
 from lrt.study.logs import Run
 from lrt.study.tables import PROBES, over_seeds
-from lrt.study.words import FEW, capital, listed, name_of, points, seeds_text, share, side
 from lrt.style import in_order
+from lrt.words import FEW, capital, listed, name_of, points, seeds_text, share, side
 
 
 def by_bin(bins: dict[str, list[dict]]) -> str:

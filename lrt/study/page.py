@@ -23,8 +23,8 @@ from lrt.study.outcomes import mean, measure
 from lrt.study.pool import logs_folder
 from lrt.study.report import markdown
 from lrt.study.verdicts import decided, lead, prevents
-from lrt.study.words import listed
 from lrt.style import look, save
+from lrt.words import listed
 
 LISTENERS = ("listener_base", "listener_reader")
 LONG = "grpo_long", "reader_long"

@@ -15,8 +15,8 @@ from lrt.study.claims import Decision
 from lrt.study.effects import Effect
 from lrt.study.outcomes import measure
 from lrt.study.tables import PLAIN, Split, over_seeds
-from lrt.study.words import label_of
 from lrt.style import BLACK, GREY, ends, figure, in_order, legend, look, percent, runs_text, words
+from lrt.words import label_of
 
 FAINT = {"linewidth": 0.8, "alpha": 0.6}
 

@@ -15,7 +15,7 @@ from lrt.study.fresh import HEAD, fresh_rows, held_against
 from lrt.study.grid import Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import measure
-from lrt.study.words import in_points, label_of, name_of
+from lrt.words import in_points, label_of, name_of
 
 IN_DISTRIBUTION = "\"In distribution\" is dial 0.9, also for runs that were trained at another."
 MATCHED = ("Each run at the first measured step at which it reaches the highest accuracy in distribution that both "

@@ -15,8 +15,8 @@ from lrt.study.grid import Grid
 from lrt.study.logs import Run
 from lrt.study.outcomes import measure
 from lrt.study.tables import Split, over_seeds
-from lrt.study.words import FEW, capital, in_points, label_of, listed, name_of, points, seeds_text, share, side
 from lrt.style import in_order
+from lrt.words import FEW, capital, in_points, label_of, listed, name_of, points, seeds_text, share, side
 
 # --- what is there ---------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from lrt.study.claims import PLANNED, WHERE, Decision
 from lrt.study.effects import LEVEL, Comparison, Effect
 from lrt.study.outcomes import measure
 from lrt.study.tables import PLAIN
-from lrt.study.words import FEW, capital, listed, name_of, points, share, side
+from lrt.words import FEW, capital, listed, name_of, points, share, side
 
 ALONE = "That is against plain GRPO alone: it need not come from listening."
 SEEN_SIZE = 0.1  # a help of 10 points: what the plan asks the study to be able to exclude

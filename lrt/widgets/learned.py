@@ -15,9 +15,9 @@ from lrt.study.grid import Cell, Grid, read_grid
 from lrt.study.logs import Run, read_runs
 from lrt.study.outcomes import mean
 from lrt.study.pool import logs_folder
-from lrt.study.words import label_of
 from lrt.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, in_order
 from lrt.widgets.fragment import fragment, paragraph, table
+from lrt.words import label_of
 
 TITLE = "The dial in training, and what each method learns"
 DIALS = (0.9, 0.7, 0.5)  # of training, as the study has them
