@@ -67,19 +67,21 @@ def last_logits(model, token_ids: Sequence[int], **inputs) -> torch.Tensor:
 
     A model in 16 bits rounds its logits: bfloat16 has steps of 1/8 between 16 and 32, where a reward is made of
     differences of hundredths. There the rows of the output layer that count are applied once more, in float32, to what
-    went into it.
+    went into it. Where that is not the last word (an adapter on the output layer, logits that are capped or scaled),
+    the model's own logits count.
     """
     seen = []
     head = model.get_output_embeddings()
     hook = head.register_forward_hook(lambda _, given, out: seen.append((given[0], out)))
     try:
-        model(**inputs, logits_to_keep=1)
+        said_RV = model(**inputs, logits_to_keep=1).logits[:, -1]
     finally:
         hook.remove()
     into_RTD, logits_RTV = seen[-1]
-    ids = list(token_ids)
-    if logits_RTV.dtype == torch.float32:
-        return logits_RTV[:, -1, ids]
+    ids, own_RV = list(token_ids), logits_RTV[:, -1]
+    last = type(head) is torch.nn.Linear and torch.equal(own_RV.to(said_RV.dtype), said_RV)
+    if own_RV.dtype == torch.float32 or not last:
+        return said_RV[:, ids].float()
     with torch.autocast(into_RTD.device.type, enabled=False):
         bias = None if head.bias is None else head.bias[ids].float()
         return torch.nn.functional.linear(into_RTD[:, -1].float(), head.weight[ids].float(), bias)

@@ -61,11 +61,15 @@ def exact_merging(model: PeftModel) -> None:
 
     To send whole weights to a vLLM server, TRL adds the adapter to the base in place and takes it off again
     (trl/generation/vllm_generation.py). In 16 bits both round, so the base would drift at every step, and with it the
-    listener `adapter-off`. The base is frozen: one copy of the weights under the adapter, in the CPU's memory, serves
-    the whole run.
+    listener `adapter-off`. The base is frozen: one copy of the weights under the adapter, in each process's CPU memory,
+    serves the whole run. The merged weights themselves stay as they are, since those that were handed out last may not
+    have been sent yet: the layer gets other ones. Weights spread over processes (FSDP2) were gathered into new tensors
+    for the server, and are written over. ValueError if an adapter is merged already.
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    merge, unmerge, kept = model.merge_adapter, model.unmerge_adapter, []
+    if any(layer.merged for layer in layers):
+        raise ValueError("the adapter is merged into its base, whose own weights are not known any more: load it anew")
+    merge, kept = model.merge_adapter, []
 
     def keep_and_merge(*args, **options):
         if not kept:
@@ -73,9 +77,13 @@ def exact_merging(model: PeftModel) -> None:
         merge(*args, **options)
 
     def unmerge_and_restore():
-        unmerge()
         for layer, weight in zip(layers, kept, strict=True):
-            _own_weight(layer).copy_(weight)
+            parameter = layer.get_base_layer().weight
+            if hasattr(parameter.data, "to_local"):
+                _own_weight(layer).copy_(weight)
+            else:
+                parameter.data = weight.to(parameter.device, copy=True)
+            layer.merged_adapters.clear()
 
     model.merge_adapter, model.unmerge_adapter = keep_and_merge, unmerge_and_restore
 

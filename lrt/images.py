@@ -28,9 +28,10 @@ def on_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def within(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """The image as it is where it has no more pixels; a larger one at the size that Qwen's processor would scale it to
-    (`smart_resize` of transformers: the same shape as nearly as patches allow)."""
-    if max_pixels is None or image.width * image.height <= max_pixels:
+    """The image as it is where Qwen's processor finds no more pixels in it, both sides rounded to whole cells; a larger
+    one at the size that it would scale it to (`smart_resize` of transformers: the same shape as nearly as cells
+    allow)."""
+    if max_pixels is None or round(image.width / CELL) * round(image.height / CELL) * CELL**2 <= max_pixels:
         return image
     high, wide = smart_resize(image.height, image.width, factor=CELL, min_pixels=CELL**2, max_pixels=max_pixels)
     return image.convert("RGB").resize((wide, high), Image.Resampling.BICUBIC)

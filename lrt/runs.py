@@ -240,6 +240,8 @@ def as_found(model: Any) -> Iterator[None]:
             warnings.filterwarnings("ignore", "(?s).*gradient_checkpointing", FutureWarning)
             yield
     finally:
+        if isinstance(model, PeftModel) and any(getattr(module, "merged", False) for module in model.modules()):
+            model.unmerge_adapter()  # a server that failed while it was sent the weights
         for attributes, found in before:
             for name in (*names, "use_cache"):
                 attributes.pop(name, None)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -227,6 +228,27 @@ def test_a_model_in_16_bits_does_not_round_the_two_logits(kind, share_prefix):
     assert not torch.equal(exact, exact.bfloat16().float())
     assert exact.tolist() == pytest.approx(rounded, rel=2**-7, abs=0.02)
     assert len(loaded.model.get_output_embeddings()._forward_hooks) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", ["capped", "adapter"])
+def test_what_comes_after_the_output_layer_counts(change, dtype):
+    loaded = build("qwen")
+    if change == "adapter":
+        adapted = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False))
+        loaded = replace(loaded, model=adapted)
+    else:
+        forward = loaded.model.forward
+
+        def capped(*args, **options):
+            out = forward(*args, **options)
+            out.logits = torch.tanh(out.logits / 3)
+            return out
+
+        loaded.model.forward = capped
+    loaded.model.to(dtype)
+    [[found]] = LocalListener(loaded).logits(PROMPTS[:1], pictures()[:1], [TRACES[0][:1]])
+    assert found == pytest.approx(naive(loaded, PROMPTS[0], pictures()[0], TRACES[0][0]), abs=1e-5, rel=2**-7)
 
 
 @pytest.mark.gpu

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from listener_server import images_of, model_behind, says, serving, trace_of
 from PIL import Image
 from tiny_runs import build
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from lrt.answer_slot import answer_token_ids
 from lrt.async_rewards import AsyncListenerReward, listener_reward
 from lrt.chat_protocol import Unscored, data_urls, p_from
+from lrt.images import within
 from lrt.listener import LocalListener, p_of
 from lrt.models import limit_pixels
 from lrt.prompts import TINY_WORDING, listener_continuation
@@ -150,6 +152,15 @@ def test_a_large_image_is_sent_at_the_size_that_the_reasoner_sees():
     grid = loaded.processor.image_processor(images=[large], return_tensors="pt")["image_grid_thw"][0].tolist()
     assert one.size == (14 * grid[2], 14 * grid[1]) and one.width * one.height <= 84 * 84
     assert np.array_equal(np.asarray(two), np.asarray(small)), "within the limit: to the bit"
+
+
+@pytest.mark.parametrize("size", [(576, 448), (448, 576), (500, 520), (512, 512), (300, 200), (1200, 300)])
+def test_the_limit_is_that_of_qwens_processor(size):
+    image = Image.new("RGB", size)
+    sent = within(image, 512 * 512)
+    seen = smart_resize(image.height, image.width, 28, 56 * 56, 512 * 512)
+    assert sent is image or sent.size == seen[::-1]
+    assert smart_resize(sent.height, sent.width, 28, 56 * 56, 10**8) == seen, "a server with no such limit agrees"
 
 
 def test_inside_a_running_loop_too():

@@ -203,9 +203,9 @@ def test_an_adapter_on_four_bits_is_not_merged(tmp_path):
 def merged_and_back(model, times):
     for _ in range(times):
         model.merge_adapter()
-        inside = weights(model)
+        inside, handed_out = weights(model), {name: p.data for name, p in model.named_parameters()}
         model.unmerge_adapter()
-    return inside
+    return inside, handed_out
 
 
 def test_a_base_in_16_bits_survives_that_its_adapter_is_merged_and_taken_out():
@@ -218,9 +218,24 @@ def test_a_base_in_16_bits_survives_that_its_adapter_is_merged_and_taken_out():
         before = weights(loaded.model)
         if exact:
             exact_merging(loaded.model)
-        inside = merged_and_back(loaded.model, 3)
+        inside, handed_out = merged_and_back(loaded.model, 3)
         assert bool(changed(before, weights(loaded.model))) == (not exact)
         assert changed(before, inside), "what is sent has the adapter in it"
+        assert bool(changed(inside, handed_out)) == (not exact), "sent late, it still has"
+
+
+def test_a_server_that_fails_while_it_is_sent_the_weights_leaves_the_base_as_it_was():
+    loaded = with_adapter(build(), 2)
+    learned(loaded)
+    before = weights(loaded.model)
+    with pytest.raises(ConnectionError), runs.as_found(loaded.model):
+        exact_merging(loaded.model)
+        loaded.model.merge_adapter()
+        raise ConnectionError
+    assert not changed(before, weights(loaded.model)) and "merge_adapter" not in vars(loaded.model)
+    loaded.model.merge_adapter()
+    with pytest.raises(ValueError, match="merged into its base"):
+        exact_merging(loaded.model)
 
 
 def test_fingerprint_sees_what_is_trained_and_what_is_frozen_apart():

@@ -87,7 +87,7 @@ def test_long_runs_are_shown_over_training_and_held_against_plain_grpo(tmp_path)
     runs = read_runs(tmp_path)
     shown = study_page.long_runs(runs)
     assert [ax.get_title() for ax in shown.fig.axes[:2]] == ["plain GRPO, 900 steps", "reader, 900 steps"]
-    told = study_page.long_sentences(shown)
+    told = study_page.long_sentences(runs, shown)
     assert any("answers that flip: +100.0 points" in text and "higher, which is worse" in text for text in told)
     block = study_page.readme_block(runs, read_grid(), read_claims())
     assert "study_long.png" in block and "no control was run" in block and told[0] in block

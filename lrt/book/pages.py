@@ -133,7 +133,7 @@ def long_part(runs: Sequence[Run], figures: Path) -> str:
         return "No run of 900 steps is here yet.\n"
     path, alt = figures / f"{study_page.LONG_NAME}.png", " ".join(shown.told)
     save(shown.fig, path, alt)
-    return f"{figure(path, alt, f'{TINY}.')}\n{bullets([*shown.told, *study_page.long_sentences(shown)])}"
+    return f"{figure(path, alt, f'{TINY}.')}\n{bullets([*shown.told, *study_page.long_sentences(runs, shown)])}"
 
 
 def effects_part(study: Path) -> str:

@@ -14,7 +14,7 @@ from lrt.study.pairing import Paired, at_best, at_matched, best_by_seed, by_meth
 from lrt.study.seeds import hierarchical
 
 LEVEL = 0.05
-DRAWS = 100_000  # of the bootstrap: another generator's seed moves an end by less than what sentences print
+DRAWS = 100_000  # of the bootstrap: another generator's seed moves the ends of wide intervals by a point at most
 SHOWN = ("flip", "conflict", "contradiction/llava", "truth", "told", "in_distribution")
 NAN = float("nan")
 

@@ -42,7 +42,7 @@ def together(table: pd.DataFrame, y: str = "followed/llava") -> str:
                 f"{name_of(means[x].idxmax())} ({share(means[x].max())}). Other seeds may rank them otherwise.")
     for method, (size, with_any) in runs[runs["size"] > runs["count"]].iterrows():
         most += (f" {name_of(method)} has traces with statements in {with_any} of its {size} runs alone: the means are "
-                 f"over the seeds in which every method has them, the figure has all runs.")
+                 "over the seeds in which every method has them, and the figure leaves the others of its runs out.")
     table = table.dropna(subset=[x, y])
     means = table.groupby("method")[[x, y]].mean()
     within = table[[x, y]] - table.groupby("method")[[x, y]].transform("mean")

@@ -31,7 +31,7 @@ def persuasive_and_true(table: pd.DataFrame, y: str = "followed/llava"):
     x = "truth"
     fig, [[ax]] = figure(f"Persuasive and true: a point a run ({behind(table)}; large: means)", size=(7, 4))
     for method in in_order(table["method"]):
-        own = table[table["method"] == method]
+        own = table[table["method"] == method].dropna(subset=[x, y])
         label, colour, marker = look(method)
         ax.plot(own[x], own[y], marker, color=colour, markersize=5, alpha=0.5, linestyle="none")
         ax.plot(own[x].mean(), own[y].mean(), marker, color=colour, markersize=11, label=label, linestyle="none",

@@ -134,14 +134,16 @@ def long_runs(runs: Sequence[Run]) -> LaterTier | None:
     names = study_tables.measured(own, ASKED)
     table, (plain, reader) = study_tables.curves(own, names), LONG
     told = [study_story.over_training(table, name) for name in names]
-    effects = [e for e in versus(own, reader, plain, ["conflict", *names]) + as_accurate(own, plain) if e.seeds]
+    effects = [e for e in versus(own, reader, plain, ["conflict", *names]) if e.seeds]
     return LaterTier(effects, told, study_plots.over_training(table, "900 steps", plain=plain))
 
 
-def as_accurate(runs: Sequence[Run], plain: str) -> list[Effect]:
-    """Flips once more, where each run is as accurate in distribution as its plain GRPO's run: a method whose runs are
-    also more accurate may flip more for that reason alone."""
-    return against_plain(runs, plain, ASKED[:1], matched=True)
+def as_accurate(runs: Sequence[Run], method: str, plain: str) -> list[str]:
+    """Flips once more, where a method's runs and plain GRPO's have come equally far in distribution: a method whose
+    runs are also more accurate may flip more for that reason alone. [] without seeds that compare."""
+    own = [run for run in runs if run.cell.method in (method, plain)]
+    found = [e for e in against_plain(own, plain, ["flip", "in_distribution"], matched=True) if e.method == method]
+    return list(filter(None, [study_story.at_the_level(*found)])) if found else []
 
 
 def heard_guess(runs: Sequence[Run]) -> list[str]:
@@ -152,20 +154,20 @@ def heard_guess(runs: Sequence[Run]) -> list[str]:
     effects = [e for other in GUESSED for e in versus(others, "no_verdict", other, ASKED[:1])]
     told = [f"Without seeds {listed(map(str, SUGGESTED))}, which suggested it: {text}" for text in _each(effects)]
     guess = "The guess, which only these seeds decide: more answers flip than with either, clearly."
-    return [*told, study_story.both_clear(effects, guess)] if told else []
+    level = as_accurate(others, "no_verdict", study_tables.PLAIN)
+    return [*told, study_story.both_clear(effects, guess), *level] if told else []
 
 
 def heard_beside(runs: Sequence[Run], others: Sequence[str] = (*GUESSED, "listener_reader"),
                  names: Sequence[str] = ASKED) -> list[str]:
     """What else hearing the statements without the verdict does, against each of `others`, over all seeds."""
-    told = [text for other in others for text in _each(versus(runs, "no_verdict", other, names))]
-    pair = [run for run in runs if run.cell.method in ("no_verdict", study_tables.PLAIN)]
-    return told + _each(as_accurate(pair, study_tables.PLAIN))
+    return [text for other in others for text in _each(versus(runs, "no_verdict", other, names))]
 
 
-def long_sentences(shown: LaterTier) -> list[str]:
-    """The reader's runs against plain GRPO's after 900 steps, measure by measure."""
-    return _each(shown.effects)
+def long_sentences(runs: Sequence[Run], shown: LaterTier) -> list[str]:
+    """The reader's runs against plain GRPO's after 900 steps, measure by measure, and at the same level."""
+    plain, reader = LONG
+    return _each(shown.effects) + as_accurate(runs, reader, plain)
 
 
 def _each(effects: Sequence[Effect]) -> list[str]:
@@ -193,7 +195,7 @@ def _long_block(runs: Sequence[Run]) -> str:
     shown = long_runs(runs)
     if shown is None or not shown.effects:
         return ""
-    lines = "\n".join(f"- {text}" for text in long_sentences(shown))
+    lines = "\n".join(f"- {text}" for text in long_sentences(runs, shown))
     return (f"\n**Three times as long** (tiny world; added to the plan later; no control was run for 900 steps, so a "
             "difference need not come from listening):\n\n"
             f"![{' '.join(shown.told)}](book/figures/{LONG_NAME}.png)\n\n{lines}\n")

@@ -90,10 +90,25 @@ def effect_sentences(effects: Sequence[Effect], name: str) -> list[str]:
         elif word:
             verdict = word + ("" if better is None else ", which is better" if word == better else ", which is worse")
         other = "its own last step" if e.at == "best checkpoint" else name_of(e.reference)
-        other += " where both are as accurate in distribution" * (e.at == "matched accuracy")
         told.append(f"{name_of(e.method)}, {measure(name).label}: {points(e.effect, e.low, e.high)} against "
                     f"{other} ({seeds_text(len(e.seeds))}): {verdict}.")
     return told
+
+
+def at_the_level(flip: Effect, level: Effect) -> str:
+    """Two effects at matched accuracy (`effects.against_plain`), answers that flip and accuracy in distribution: how
+    far apart both are where each run first reaches what both reach. "" where no seed compares."""
+    if not flip.seeds:
+        return ""
+    ran = len(flip.seeds) + len(flip.left_out)
+    which = f"{len(flip.seeds)} of {seeds_text(ran)}" + ("; in the others one of the two never rises above its base"
+                                                         if flip.left_out else "")
+    word = side(flip.low, flip.high) if len(flip.seeds) >= FEW else ""
+    few = "" if len(flip.seeds) >= FEW else ", and too few seeds to name a side"
+    return (f"{name_of(flip.method)} and {name_of(flip.reference)}, each at the first step at which it reaches the "
+            f"accuracy in distribution that both reach ({which}): {measure(flip.measure).label} "
+            f"{points(flip.effect, flip.low, flip.high)}, {word or 'not clearly different'}{few}; there they are "
+            f"{points(level.effect, level.low, level.high)} apart in {measure(level.measure).label}.")
 
 
 def both_clear(effects: Sequence[Effect], guess: str) -> str:
@@ -109,7 +124,7 @@ def both_clear(effects: Sequence[Effect], guess: str) -> str:
 
 def widest(effects: Sequence[Effect]) -> str:
     """What the intervals that hold 0 also hold."""
-    held = [e for e in effects if e.low <= 0 <= e.high]
+    held = [e for e in effects if not math.isnan(e.low) and not side(e.low, e.high)]
     if not held:
         return "No interval holds 0."
     low, high = min(held, key=lambda e: e.low), max(held, key=lambda e: e.high)
