@@ -246,7 +246,7 @@ def test_a_direction_is_said_only_where_the_interval_leaves_out_0(a, b):
     [said] = story.effect_sentences([effect(low, high)], "flip")
     assert ("higher" in said) == (round(low, 3) > 0) and ("lower" in said) == (round(high, 3) < 0), "as printed"
     assert ("not clearly" in said) == (round(low, 3) <= 0 <= round(high, 3))
-    assert ("better" in said, "worse" in said) == (high < 0, low > 0), "fewer flips are better"
+    assert ("better" in said, "worse" in said) == ("lower" in said, "higher" in said), "fewer flips are better"
 
 
 def test_one_seed_is_called_one_seed(single):
