@@ -29,12 +29,14 @@ def persuasive_and_true(table: pd.DataFrame, y: str = "followed/llava"):
     """A point a run: how often a listener follows its traces, against how much of them is true. table: `last`."""
     something(table, "runs")
     x = "truth"
+    mute = set(table.loc[table[x].isna(), "seed"])  # means are over the seeds in which every method states something
     fig, [[ax]] = figure(f"Persuasive and true: a point a run ({behind(table)}; large: means)", size=(7, 4))
     for method in in_order(table["method"]):
         own = table[table["method"] == method].dropna(subset=[x, y])
         label, colour, marker = look(method)
         ax.plot(own[x], own[y], marker, color=colour, markersize=5, alpha=0.5, linestyle="none")
-        ax.plot(own[x].mean(), own[y].mean(), marker, color=colour, markersize=11, label=label, linestyle="none",
+        mean = own[~own["seed"].isin(mute)][[x, y]].mean()
+        ax.plot(mean[x], mean[y], marker, color=colour, markersize=11, label=label, linestyle="none",
                 markeredgecolor="white")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # no ticks at half a percent
